@@ -1,0 +1,74 @@
+"""Where a classifier errs: arithmetic on its confusion matrix and its logits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Misclassification:
+    """Summary of a confusion matrix; JSON-ready through `dataclasses.asdict`.
+
+    Attributes:
+        errors: number of wrong answers.
+        total: number of images.
+        per_class: for each class `class`, `images`, `errors` and `rate` (errors / images, 0 for no images).
+        most_missed: names of the classes with the highest rate, worst first; only classes with an error.
+        confusions: `target`, `pred` and `count` of the most frequent confusions, most frequent first.
+    """
+
+    errors: int
+    total: int
+    per_class: list[dict]
+    most_missed: list[str]
+    confusions: list[dict]
+
+
+def misclassification(
+    confusion: np.ndarray, class_names: list[str], most_missed: int = 3, pairs: int = 5
+) -> Misclassification:
+    """Summarises a confusion matrix (num_classes, num_classes) of counts: row target, column prediction."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    images, errors = confusion.sum(axis=1), wrong.sum(axis=1)
+    rate = errors / np.maximum(images, 1)
+    worst = [int(i) for i in np.argsort(-rate, kind="stable") if errors[i] > 0]
+    target, pred = np.unravel_index(np.argsort(-wrong, axis=None, kind="stable"), wrong.shape)
+    return Misclassification(
+        errors=int(errors.sum()),
+        total=int(images.sum()),
+        per_class=[
+            {"class": name, "images": int(images[i]), "errors": int(errors[i]), "rate": float(rate[i])}
+            for i, name in enumerate(class_names)
+        ],
+        most_missed=[class_names[i] for i in worst[:most_missed]],
+        confusions=[
+            {"target": class_names[t], "pred": class_names[p], "count": int(wrong[t, p])}
+            for t, p in zip(target[:pairs], pred[:pairs], strict=True)
+            if wrong[t, p] > 0
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The wrong answers, most confident first: position in the data set, target, answer and its probability."""
+
+    index: np.ndarray
+    target: np.ndarray
+    pred: np.ndarray
+    probability: np.ndarray
+
+
+def confident_mistakes(probabilities: np.ndarray, target: np.ndarray) -> Mistakes:
+    """Finds and sorts the wrong answers.
+
+    Args:
+        probabilities: (N, num_classes), each row sums to 1.
+        target: (N,) class indices.
+    """
+    pred = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    wrong = np.flatnonzero(pred != target)
+    order = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    return Mistakes(order, target[order], pred[order], confidence[order])

