@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from digits.cli import check_numbers, entry_point
+from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
 from digits.record import RunRecord
 
@@ -20,12 +20,12 @@ def main(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     with RunRecord(folder, ckpt_path=cfg.ckpt_path) as record:
-        check_numbers(cfg)
+        check_overrides(cfg)
 
         import lightning as L
 
-        from digits import hardware
-        from digits.callbacks import TestReport
+        from digits import hardware, report
+        from digits.callbacks import ProgressBar, TestReport
         from digits.checkpoints import load_checkpoint, restore_network
         from digits.classifier import Classifier
         from digits.console import quiet_libraries
@@ -38,9 +38,14 @@ def main(cfg: DictConfig) -> None:
         network = restore_network(checkpoint, cfg.ckpt_path)
 
         # Device
+        hardware.device_type(cfg.trainer.accelerator)
         test_report = TestReport(folder)
         trainer: L.Trainer = instantiate(
-            cfg.trainer, default_root_dir=str(folder), callbacks=[test_report], logger=False, _convert_="all"
+            cfg.trainer,
+            default_root_dir=str(folder),
+            callbacks=[test_report, ProgressBar()],
+            logger=False,
+            _convert_="all",
         )
         device = hardware.describe_device(trainer.strategy.root_device)
         log.info("run:    %s\ndevice: %s\nof:     %s, seed %s", folder, device, cfg.ckpt_path, trained.get("seed"))
@@ -58,8 +63,8 @@ def main(cfg: DictConfig) -> None:
         record.update(dataset=data.dataset, split_sizes=data.split_sizes, seed=trained.get("seed"), device=device)
 
         # Test
-        [figures] = trainer.test(Classifier(network, data.num_classes), data, verbose=False)
-        record.update(**figures, **test_report.facts)
+        [metrics] = trainer.test(Classifier(network, data.num_classes), data, verbose=False)
+        record.update(**report.plain(metrics), **test_report.facts)
         log.info("saved: %s", folder)
 
 

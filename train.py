@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from digits.cli import check_numbers, entry_point
+from digits.cli import check_overrides, entry_point
 from digits.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     with RunRecord(folder, seed=cfg.seed) as record:
-        check_numbers(cfg)
+        check_overrides(cfg)
 
         # Here and not above: they take seconds, for which --help and a mistyped key should not wait.
         import lightning as L
@@ -35,7 +35,8 @@ def main(cfg: DictConfig) -> float | None:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
 
         # Device
-        precision = hardware.resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+        device_type = hardware.device_type(cfg.trainer.accelerator)
+        precision = hardware.resolve_precision(cfg.trainer.precision, device_type)
         history, test_report = History(folder), TestReport(folder)
         trainer: L.Trainer = instantiate(
             cfg.trainer,
@@ -81,7 +82,8 @@ def main(cfg: DictConfig) -> float | None:
         best = history.best()
         checkpoints = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
         tested = next((path for path in checkpoints if path.exists()), None)
-        [figures] = trainer.test(classifier, data, ckpt_path=tested, weights_only=True, verbose=False)
+        [tested_metrics] = trainer.test(classifier, data, ckpt_path=tested, weights_only=True, verbose=False)
+        figures = report.plain(tested_metrics)
         weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
         torch.save(weights, folder / "mnist_cnn_model.pth")
 

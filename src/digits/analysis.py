@@ -1,5 +1,6 @@
 """Where a classifier errs: arithmetic on its confusion matrix and its logits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class Misclassification:
 
 
 def misclassification(
-    confusion: np.ndarray, class_names: list[str], most_missed: int = 3, pairs: int = 5
+    confusion: np.ndarray, class_names: Sequence[str], most_missed: int = 3, pairs: int = 5
 ) -> Misclassification:
     """Summarises a confusion matrix (num_classes, num_classes) of counts: row target, column prediction."""
     wrong = confusion.copy()

