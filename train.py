@@ -28,6 +28,7 @@ def main(cfg: DictConfig) -> float | None:
 
         from digits import hardware, report
         from digits.callbacks import History, TestReport, log_hyperparameters
+        from digits.checkpoints import load_checkpoint
         from digits.classifier import Classifier
         from digits.console import quiet_libraries
 
@@ -78,17 +79,17 @@ def main(cfg: DictConfig) -> float | None:
             trainer.fit(classifier, data)
         record.update(epochs=len(history.rows), train_seconds=round(sum(row["seconds"] for row in history.rows), 2))
 
-        # Test the best checkpoint by validation (the last one, or the weights as they are, where there is none)
-        best = history.best()
+        # Test the best checkpoint by validation (or the last one, or the weights as they are, where there is none)
         checkpoints = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-        tested = next((path for path in checkpoints if path.exists()), None)
-        [tested_metrics] = trainer.test(classifier, data, ckpt_path=tested, weights_only=True, verbose=False)
-        figures = report.plain(tested_metrics)
+        if tested := next((path for path in checkpoints if path.exists()), None):
+            classifier.load_state_dict(load_checkpoint(tested)["state_dict"])
+        [metrics] = trainer.test(classifier, data, verbose=False) or [{}]
         weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
         torch.save(weights, folder / "mnist_cnn_model.pth")
 
         # Report
-        if best:
+        figures = report.plain(metrics)
+        if best := history.best():
             figures |= {name: value for name, value in best.items() if name.startswith("val/")}
             record.update(best_epoch=best["epoch"])
         record.update(**figures, **test_report.facts)

@@ -49,14 +49,21 @@ class History(Callback):
         self.folder = Path(folder)
         self.rows: list[dict[str, float]] = []
         self._start = 0.0
+        self._measured: tuple[str, ...] = ()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start = time.perf_counter()
+        self._measured = ("train/",)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._measured = ("train/", "val/")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # The trainer still has the last validation's figures in an epoch without one.
+        metrics = sorted(trainer.callback_metrics.items())
         row = {
             "epoch": trainer.current_epoch + 1,
-            **report.plain(dict(sorted(trainer.callback_metrics.items()))),
+            **report.plain({name: value for name, value in metrics if name.startswith(self._measured)}),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(time.perf_counter() - self._start, 3),
         }

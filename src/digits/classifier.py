@@ -56,7 +56,7 @@ class Classifier(L.LightningModule):
         self.confusion: dict[str, Tensor] = {}  # stage to (num_classes, num_classes): row target, column prediction
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
+        return self.network(images.to(self.dtype))  # another than float32 with trainer.precision=bf16-true
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, target = batch
