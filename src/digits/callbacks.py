@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from torch import Tensor
 
 from digits import figures, report
@@ -188,10 +189,12 @@ class TestReport(Callback):
 
 def _save(trainer: L.Trainer, folder: Path, name: str, figure: Figure) -> None:
     """Writes a figure into the run's folder and into TensorBoard."""
-    figure.savefig(folder / f"{name}.png", dpi=110)
+    path = folder / f"{name}.png"
+    figure.savefig(path, dpi=110)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(name, figure, trainer.global_step)
+            # The picture itself: TensorBoard's add_figure would draw it a second time, for as long again.
+            logger.experiment.add_image(name, imread(path)[..., :3], trainer.global_step, dataformats="HWC")
 
 
 def log_hyperparameters(trainer: L.Trainer, settings: Mapping[str, Any], values: Mapping[str, float]) -> None:

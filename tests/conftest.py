@@ -1,0 +1,133 @@
+"""Shared fixtures: real digits without a network, MNIST where it is on disk, and the commands run in place."""
+
+import importlib
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from torchvision.datasets import MNIST
+
+from digits.data import DigitsDataModule, raw_folder
+
+PROJECT = Path(__file__).parents[1]
+NOWHERE = "http://127.0.0.1:9/"  # nothing listens there: refused at once
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MNIST, "mirrors", [NOWHERE])
+
+
+@pytest.fixture(scope="session")
+def sample() -> DigitsDataModule:
+    """The embedded 5,000 digits, split. Not to be changed."""
+    data = DigitsDataModule("mnist5k")
+    data.setup()
+    return data
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """The folder with the four original files; the test is skipped where there is none."""
+    root = (PROJECT / os.environ.get("DIGITS_DATA", "data")).resolve()
+    if not all((raw_folder(root) / name).exists() for name, _ in MNIST.resources):
+        pytest.skip(f"MNIST is not in {root}: set DIGITS_DATA")
+    return root
+
+
+@pytest.fixture(scope="session")
+def mnist(mnist_root: Path) -> DigitsDataModule:
+    """MNIST itself, split. Not to be changed."""
+    data = DigitsDataModule("mnist", root=str(mnist_root), offline_fallback=False)
+    data.setup()
+    return data
+
+
+@dataclass
+class Outcome:
+    """How a command ended: its exit code, what it printed, and its run's folder, if it has one."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path | None
+
+    @property
+    def record(self) -> dict:
+        return json.loads((self.folder / "metrics.json").read_text())
+
+
+Command = Callable[..., Outcome]
+
+
+def run_in_place(script: str, overrides: tuple[str, ...], logs: Path, capture: pytest.CaptureFixture) -> Outcome:
+    """Runs train.py or eval.py in this process, without the seconds of imports."""
+    capture.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{script}.py", *overrides, f"log_dir={logs}"])
+        try:
+            importlib.import_module(script).main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    printed = capture.readouterr()
+    folders = sorted((logs / script).glob("*/*"), key=lambda folder: folder.stat().st_mtime_ns)
+    return Outcome(code, printed.out, printed.err, folders[-1] if folders else None)
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture) -> Command:
+    """`command("train", "optimizer=sgd")` is `python train.py optimizer=sgd`, with its logs in tmp_path."""
+    return lambda script, *overrides: run_in_place(script, overrides, tmp_path / "logs", capsys)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run: three epochs on the embedded sample. Not to be changed."""
+    logs = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", "data=mnist5k", "trainer.max_epochs=3", f"log_dir={logs}"])
+        importlib.import_module("train").main()
+    [folder] = (logs / "train" / "runs").iterdir()
+    return folder
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves files; `cut` bytes of each are sent, though all are announced, as by a connection that breaks."""
+
+    cut: int | None = None
+
+    def copyfile(self, source, outputfile) -> None:
+        if self.cut is None:
+            shutil.copyfileobj(source, outputfile)
+        else:
+            outputfile.write(source.read(self.cut))
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`serve(folder)` makes a server on this machine the only mirror of MNIST."""
+    servers = []
+
+    def start(folder: Path, cut: int | None = None) -> None:
+        handler = partial(type("Cutting", (Handler,), {"cut": cut}), directory=str(folder))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

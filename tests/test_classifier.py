@@ -1,0 +1,121 @@
+"""The LightningModule: its metrics against scikit-learn, its training against plain torch."""
+
+from functools import partial
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+
+from digits.classifier import Classifier
+from digits.data import DigitsDataModule
+from digits.errors import UserError
+from digits.networks import CNN
+
+ADAM = partial(torch.optim.Adam, lr=1e-3, fused=True)
+CONSTANT = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
+
+
+def trainer(**settings: object) -> L.Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return L.Trainer(accelerator="cpu", enable_model_summary=False, num_sanity_val_steps=0, **(quiet | settings))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Classifier:
+    """Trained a little, so that it makes mistakes of all kinds."""
+    L.seed_everything(0)
+    data = DigitsDataModule("mnist5k")
+    classifier = Classifier(CNN(), 10, ADAM, CONSTANT)
+    trainer(max_epochs=1, limit_train_batches=12).fit(classifier, data)
+    return classifier
+
+
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_metrics_are_scikit_learns(fitted: Classifier, sample: DigitsDataModule, stage: str) -> None:
+    run = trainer()
+    method = run.validate if stage == "val" else run.test
+    [found] = method(fitted, DigitsDataModule("mnist5k", eval_batch_size=77), verbose=False)
+
+    split = getattr(sample.splits, stage)
+    with torch.inference_mode():
+        logits = fitted.network.eval()(sample.normalise(split.images / 255))
+    target, pred = split.target.numpy(), logits.argmax(dim=1).numpy()
+    weighted = {"average": "weighted", "zero_division": 0}
+    expected = {
+        "acc": sklearn_metrics.accuracy_score(target, pred),
+        "precision": sklearn_metrics.precision_score(target, pred, **weighted),
+        "recall": sklearn_metrics.recall_score(target, pred, **weighted),
+        "f1": sklearn_metrics.f1_score(target, pred, **weighted),
+        "loss": sklearn_metrics.log_loss(target, logits.double().softmax(dim=1).numpy(), labels=range(10)),
+    }
+    assert 0.3 < expected["acc"] < 0.97, "a perfect or a constant classifier would tell metrics apart badly"
+    assert found == pytest.approx({f"{stage}/{name}": value for name, value in expected.items()}, abs=1e-5)
+    np.testing.assert_array_equal(fitted.confusion[stage], sklearn_metrics.confusion_matrix(target, pred))
+
+
+def test_first_steps_are_plain_torchs(sample: DigitsDataModule) -> None:
+    """The same weights and batches in a loop without Lightning, in float32, give the same loss."""
+    torch.manual_seed(0)
+    network = CNN(dropout=0.0)
+    reference = CNN(dropout=0.0)
+    reference.load_state_dict(network.state_dict())
+
+    torch.manual_seed(1)
+    classifier = Classifier(network, 10, partial(torch.optim.SGD, lr=0.05, momentum=0.9), CONSTANT)
+    run = trainer(max_epochs=1, limit_train_batches=20, precision="32-true", limit_val_batches=0)
+    run.fit(classifier, DigitsDataModule("mnist5k"))
+
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9)
+    losses, correct = [], 0
+    for images, target in list(sample.train_dataloader())[:20]:
+        logits = reference(sample.normalise(images / 255))
+        loss = torch.nn.functional.cross_entropy(logits, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        correct += (logits.argmax(dim=1) == target).sum().item()
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(np.mean(losses), rel=1e-4)
+    assert run.callback_metrics["train/acc"].item() == pytest.approx(correct / 2000, abs=1e-3)
+
+
+def test_evaluation_does_not_depend_on_the_training_precision(fitted: Classifier) -> None:
+    results = [
+        trainer(precision=precision).test(fitted, DigitsDataModule("mnist5k"), verbose=False)
+        for precision in ("32-true", "bf16-mixed")
+    ]
+    assert results[0] == results[1]
+
+
+def test_loss_that_is_not_finite_stops_the_run() -> None:
+    classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=1e30), CONSTANT)
+    with pytest.raises(UserError, match=r"train/loss is (nan|inf) in epoch 0.*optimizer.lr"):
+        trainer(max_epochs=2).fit(classifier, DigitsDataModule("mnist5k"))
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_with_a_fused_optimizer_in_bf16(algorithm: str) -> None:
+    class Seen(L.Callback):
+        def on_before_zero_grad(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
+            if module.network.features[0].weight.grad is not None:
+                self.after = [parameter.grad.clone() for parameter in module.parameters()]
+
+    L.seed_everything(0)
+    seen = Seen()
+    run = trainer(
+        max_epochs=1,
+        limit_train_batches=2,
+        precision="bf16-mixed",
+        gradient_clip_val=0.01,
+        gradient_clip_algorithm=algorithm,
+        callbacks=[seen],
+    )
+    run.fit(Classifier(CNN(), 10, ADAM, CONSTANT), DigitsDataModule("mnist5k"))
+    flat = torch.cat([gradient.flatten() for gradient in seen.after])
+    if algorithm == "norm":
+        assert flat.norm() == pytest.approx(0.01, rel=1e-3)
+    else:
+        assert flat.abs().max() == pytest.approx(0.01, rel=1e-3)

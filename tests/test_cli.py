@@ -1,0 +1,122 @@
+"""The command line: quick answers, and errors of one line that name the offender and the way out."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT, Command
+
+ERRORS = {
+    "optimizr=sgd": "there is no key optimizr. Did you mean optimizer?",
+    "optimizer=sdg": "there is no optimizer=sdg. Did you mean sgd? There are: adam, adamw, rmsprop, sgd",
+    "optimizer.lrr=1": "there is no key optimizer.lrr. Did you mean optimizer.lr?",
+    "lr=0.1": "there is no key lr. Did you mean optimizer.lr?",
+    "trainer.max_epoch=3": "there is no key trainer.max_epoch. Did you mean trainer.max_epochs?",
+    "xyzzy=1": "there is no key xyzzy. See --help for the keys that there are.",
+    "optimizer=adam,sgd": "Ambiguous value for argument 'optimizer=adam,sgd'",
+    "optimizer.lr=[": "no viable alternative at input",
+    "optimizer.lr=abc": "optimizer.lr=abc: not a number (the default is optimizer.lr=0.001)",
+    "trainer.max_epochs=1.5": "trainer.max_epochs=1.5: not a whole number",
+    "model.channels=7": "model.channels=7: not a list",
+    "seed=-1": "seed=-1: a seed lies between 0 and 4294967295",
+    "seed=${nowhere}": "'nowhere' not found",
+    "data.batch_size=0": "data.batch_size=0: a batch needs at least 1 image",
+    "data.dataset=cifar": "data.dataset=cifar: there are mnist and mnist5k",
+    "data.root=/dev/null": "/dev/null/MNIST/raw/train-images-idx3-ubyte.gz: cannot be read (Not a directory)",
+    "model.dropout=2": "dropout=2: a probability lies between 0 and 1",
+    "model.channels=[1,2,3,4,5]": "5 poolings leave nothing of 28 pixels",
+    "trainer.accelerator=quantum": "trainer.accelerator=quantum: this machine has none",
+    "trainer.devices=0": "devices=0",
+    "trainer.precision=7": "Precision 7 is invalid",
+    "optimizer.lr=1e30": "training diverged",
+}
+
+
+@pytest.mark.parametrize("override", ERRORS)
+def test_bad_override_is_one_line(override: str, command: Command) -> None:
+    data = [] if override.startswith("data.") else ["data=mnist5k"]
+    outcome = command("train", *data, "trainer.max_epochs=1", override)
+    assert outcome.code == 1
+    [line] = outcome.err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert ERRORS[override] in line
+    assert "Traceback" not in outcome.out
+    if outcome.folder and (outcome.folder / "metrics.json").exists():
+        assert outcome.record["status"] == "failed"
+        assert outcome.record["error"]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_missing_gpu_is_one_line(command: Command) -> None:
+    outcome = command("train", "data=mnist5k", "trainer=gpu")
+    assert outcome.code == 1
+    assert "trainer.accelerator=gpu: this machine has none" in outcome.err
+    assert "trainer=auto" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "ckpt_path is not set: give ckpt_path=..."),
+        (["ckpt_path=nowhere.ckpt"], "ckpt_path=nowhere.ckpt: no such file"),
+        (["ckpt_path=pyproject.toml"], "ckpt_path=pyproject.toml: no checkpoint"),
+        (["ckpt_pth=best.ckpt"], "there is no key ckpt_pth. Did you mean ckpt_path?"),
+    ],
+)
+def test_bad_checkpoint_is_one_line(
+    overrides: list[str], message: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    outcome = command("eval", *overrides)
+    assert outcome.code == 1
+    [line] = outcome.err.strip().splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def run(*words: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *words], cwd=PROJECT, env=os.environ | env, capture_output=True, text=True, check=False
+    )
+
+
+def test_full_error_shows_the_traceback(tmp_path: Path) -> None:
+    answer = run("train.py", "optimizr=sgd", f"log_dir={tmp_path}", HYDRA_FULL_ERROR="1")
+    assert answer.returncode == 1
+    assert "Traceback" in answer.stderr
+    assert "ConfigCompositionException" in answer.stderr
+
+
+def test_unexpected_error_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from digits import report
+
+    monkeypatch.setattr(report, "data_statistics", lambda data: 1 / 0)
+    outcome = command("train", "data=mnist5k")
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+    assert "ZeroDivisionError" in outcome.err
+    assert outcome.record["status"] == "failed"
+    assert outcome.record["error"] == "ZeroDivisionError: division by zero"
+
+
+QUICK = """
+import sys
+sys.argv = ["{script}.py", *{words!r}]
+import {script}
+try:
+    {script}.main()
+except SystemExit:
+    pass
+print("slow imports:", {{"torch", "torchvision", "lightning", "matplotlib"}} & sys.modules.keys())
+"""
+
+
+@pytest.mark.parametrize("script", ["train", "eval"])
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["optimizr=sgd"], ["trainer.max_epochs=abc"]])
+def test_quick_answers_import_nothing_slow(script: str, words: list[str], tmp_path: Path) -> None:
+    """--help and errors in the command line must not wait for seconds of imports."""
+    needed = ["ckpt_path=x"] if script == "eval" else []
+    answer = run("-c", QUICK.format(script=script, words=[*words, *needed, f"log_dir={tmp_path}"]))
+    assert "slow imports: set()" in answer.stdout, answer.stderr

@@ -1,0 +1,75 @@
+"""The figures: what is written in them, for the usual and for the unusual case."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from digits import figures
+from digits.data import DigitsDataModule
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def texts(figure: Figure) -> list[str]:
+    figure.draw_without_rendering()
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_sample_images_show_each_label(sample: DigitsDataModule) -> None:
+    images, target = sample.splits.train.__getitems__([0, 1, 2, 3, 4])
+    figure = figures.sample_images(images[:, 0].numpy(), [str(t.item()) for t in target], "mnist5k")
+    assert [axes.get_title() for axes in figure.axes] == [str(t.item()) for t in target]
+    assert any("mnist5k" in text for text in texts(figure))
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), images[1, 0])
+
+
+def test_class_distribution_shows_each_count() -> None:
+    counts = {"training": np.arange(1000, 1010), "test": np.arange(10, 20)}
+    figure = figures.class_distribution(counts, DIGITS, "mnist")
+    written = texts(figure)
+    assert {"1,000", "1,009", "10", "19"} <= set(written)
+    assert f"training: {sum(range(1000, 1010)):,} images" in written
+    assert [bar.get_height() for bar in figure.axes[1].patches] == list(range(10, 20))
+
+
+def test_training_curves_have_their_points() -> None:
+    history = [
+        {"epoch": 1, "train/loss": 0.9, "train/acc": 0.6},
+        {"epoch": 2, "train/loss": 0.5, "train/acc": 0.8, "val/loss": 0.4, "val/acc": 0.9},
+        {"epoch": 3, "train/loss": 0.3, "train/acc": 0.9, "val/loss": 0.5, "val/acc": 0.85},
+    ]
+    figure = figures.training_curves(history, 2, "mnist5k")
+    loss, accuracy = figure.axes
+    assert loss.lines[0].get_xydata().tolist() == [[1, 0.9], [2, 0.5], [3, 0.3]]
+    assert loss.lines[1].get_xydata().tolist() == [[2, 0.4], [3, 0.5]]
+    assert accuracy.lines[1].get_xydata().tolist() == [[2, 0.9], [3, 0.85]]
+    assert any("epoch 2" in text for text in texts(figure))
+
+
+def test_training_curves_without_validation() -> None:
+    figure = figures.training_curves([{"epoch": 1, "train/loss": 0.9, "train/acc": 0.6}], None, "mnist")
+    assert len(figure.axes[0].lines) == 1
+
+
+@pytest.mark.parametrize("classes", [2, 10, 26])
+def test_confusion_matrix_shows_each_count(classes: int) -> None:
+    confusion = np.arange(classes * classes).reshape(classes, classes)
+    names = [f"class {i}" for i in range(classes)]
+    figure = figures.confusion_matrix(confusion, names, "mnist test set")
+    heat_map = figure.axes[0]
+    cells = [text.get_text() for text in heat_map.texts]
+    assert cells == ["·", *map(str, range(1, classes * classes))]
+    assert [label.get_text() for label in heat_map.get_yticklabels()] == names
+    assert heat_map.get_title() == "mnist test set"
+    assert (heat_map.get_xlabel(), heat_map.get_ylabel()) == ("predicted", "true")
+
+
+@pytest.mark.parametrize("count", [0, 3, 7])
+def test_mistakes_show_truth_answer_and_certainty(count: int, tmp_path: Path) -> None:
+    images = np.zeros((count, 28, 28), np.uint8)
+    figure = figures.mistakes(images, ["4"] * count, ["9"] * count, np.full(count, 0.987), np.arange(count), "title")
+    assert sum("4 read as 9" in text and "98.7%" in text for text in texts(figure)) == count
+    figure.savefig(tmp_path / "figure.png")

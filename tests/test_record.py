@@ -1,0 +1,62 @@
+"""The run's record: what metrics.json says at each stage of a run's life."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from digits.record import RunRecord
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_finished_run(tmp_path: Path) -> None:
+    with RunRecord(tmp_path, seed=3) as record:
+        assert read(tmp_path)["status"] == "running"
+        record.update(**{"test/acc": 0.5})
+        assert read(tmp_path)["test/acc"] == 0.5
+    found = read(tmp_path)
+    assert found["status"] == "completed"
+    assert found["seed"] == 3
+    assert found["duration_seconds"] >= 0
+    assert {"torch", "lightning", "python"} <= found["versions"].keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_failed_run_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunRecord(tmp_path):
+        1 / 0  # noqa: B018
+    assert read(tmp_path)["status"] == "failed"
+    assert read(tmp_path)["error"] == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_interrupted_run(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), RunRecord(tmp_path):
+        raise error
+    assert read(tmp_path)["status"] == "interrupted"
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    with RunRecord(tmp_path) as record:
+        record.update(values=[1.0, math.nan, {"inf": math.inf}])
+    assert read(tmp_path)["values"] == [1.0, None, {"inf": None}]
+
+
+def test_commit_is_gits(tmp_path: Path) -> None:
+    with RunRecord(tmp_path):
+        pass
+    project = Path(__file__).parent
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=False)
+    assert read(tmp_path)["git_commit"] == (answer.stdout.strip() or None)
+
+
+def test_start_imports_nothing_slow() -> None:
+    code = "import sys, digits.record, digits.cli; print({'torch', 'lightning', 'torchvision'} & sys.modules.keys())"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"

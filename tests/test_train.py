@@ -1,0 +1,293 @@
+"""python train.py from end to end, on the embedded sample."""
+
+import csv
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import PROJECT, Command
+from PIL import Image
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from digits.data import DigitsDataModule
+from digits.networks import CNN
+
+SHORT = ["data=mnist5k", "trainer.max_epochs=1"]
+FIGURES = ("sample_images", "class_distribution", "training_curves", "confusion_matrix", "misclassified")
+
+
+@pytest.fixture(scope="module")
+def record(trained: Path) -> dict:
+    return json.loads((trained / "metrics.json").read_text())
+
+
+def test_run_leaves_everything_behind(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        *(f"{name}.png" for name in FIGURES),
+        *("checkpoints", "tensorboard", ".hydra", "train.log"),
+        *("config.yaml", "metrics.csv", "metrics.json", "misclassified.csv", "mnist_cnn_model.pth"),
+    }
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_is_a_picture(trained: Path, name: str) -> None:
+    with Image.open(trained / f"{name}.png") as picture:
+        picture.load()
+        assert min(picture.size) > 200
+        assert len(picture.convert("L").getcolors()) > 10  # more than an empty page
+
+
+def test_record(record: dict) -> None:
+    assert record["status"] == "completed"
+    assert record["dataset"] == "mnist5k"
+    assert record["split_sizes"] == {"train": 4000, "val": 500, "test": 500}
+    assert record["seed"] == 1
+    assert record["parameters"] == 421_642
+    assert record["epochs"] == 3
+    assert record["device"]
+    assert record["precision"] in ("bf16-mixed", "32-true")
+    assert record["command"][:2] == ["train.py", "data=mnist5k"]
+    assert record["duration_seconds"] > record["train_seconds"] > 0
+    assert torch.__version__.startswith(record["versions"]["torch"])
+
+
+def test_recorded_figures_are_those_of_the_saved_weights(trained: Path, record: dict, sample: DigitsDataModule) -> None:
+    """The plain state_dict, plain torch and scikit-learn arrive at the same figures."""
+    network = CNN().eval()
+    network.load_state_dict(torch.load(trained / "mnist_cnn_model.pth", weights_only=True))
+    split = sample.splits.test
+    with torch.inference_mode():
+        logits = network((split.images / 255 - 0.1307) / 0.3081)
+    pred = logits.argmax(dim=1)
+    assert record["test/acc"] == pytest.approx(accuracy_score(split.target, pred), abs=1e-6)
+    assert record["test/f1"] == pytest.approx(f1_score(split.target, pred, average="weighted"), abs=1e-6)
+    assert record["test/loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, split.target).item(), abs=1e-5
+    )
+    matrix = confusion_matrix(split.target, pred)
+    assert record["confusion_matrix"] == matrix.tolist()
+    assert record["misclassification"]["errors"] == (pred != split.target).sum()
+
+    with (trained / "misclassified.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["test_index"]) for row in rows} == set(torch.where(pred != split.target)[0].tolist())
+    certainty = [float(row["probability"]) for row in rows]
+    assert certainty == sorted(certainty, reverse=True)
+    for row in rows:
+        assert int(row["target"]) == split.target[int(row["test_index"])]
+        assert int(row["pred"]) == pred[int(row["test_index"])]
+
+
+def test_history_and_record_agree(trained: Path, record: dict) -> None:
+    with (trained / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    best = max(rows, key=lambda row: float(row["val/acc"]))
+    assert record["best_epoch"] == int(best["epoch"])
+    for name in ("acc", "loss", "precision", "recall", "f1"):
+        assert record[f"val/{name}"] == float(best[f"val/{name}"])
+    assert {"epoch", "train/loss", "train/acc", "lr", "seconds"} <= rows[0].keys()
+    assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
+
+
+def test_config_is_resolved(trained: Path) -> None:
+    text = (trained / "config.yaml").read_text()
+    assert "${" not in text
+    assert yaml.safe_load(text)["data"]["dataset"] == "mnist5k"
+
+
+def test_tensorboard_has_curves_figures_and_hyperparameters(trained: Path, record: dict) -> None:
+    events = EventAccumulator(str(trained / "tensorboard"))
+    events.Reload()
+    scalars = events.Tags()["scalars"]
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "test/acc", "best/test/acc"} <= set(scalars)
+    assert not [tag for tag in scalars if "hp_metric" in tag]
+    assert len(events.Scalars("val/acc")) == 3
+    assert events.Scalars("best/test/acc")[-1].value == pytest.approx(record["test/acc"])
+    assert set(events.Tags()["images"]) == set(FIGURES)
+
+    [start] = [
+        data.session_start_info
+        for tag, content in events.summary_metadata.items()
+        if tag == "_hparams_/session_start_info"
+        for data in [plugin_data_pb2.HParamsPluginData.FromString(content.plugin_data.content)]
+    ]
+    assert start.hparams["optimizer/lr"].number_value == 0.001
+    assert start.hparams["seed"].number_value == 1
+    [experiment] = [
+        plugin_data_pb2.HParamsPluginData.FromString(content.plugin_data.content).experiment
+        for tag, content in events.summary_metadata.items()
+        if tag == "_hparams_/experiment"
+    ]
+    assert "best/test/acc" in {metric.name.tag for metric in experiment.metric_infos}
+
+
+def test_what_it_prints(command: Command) -> None:
+    outcome = command("train", "data=mnist5k", "trainer.max_epochs=2")
+    assert outcome.code == 0, outcome.err
+    out = outcome.out
+    assert "device: " in out
+    assert "mnist5k" in out
+    assert "400 (10.0%)" in out  # class counts and shares
+    assert "mean 0.13" in out
+    assert "deviation 0.30" in out or "deviation 0.31" in out
+    assert "421,642" in out
+    lines = [line for line in out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc", " s"):
+        assert name in lines[0]
+    record = outcome.record
+    for name in ("acc", "precision", "recall", "f1"):
+        assert f"{record[f'test/{name}']:.2%}" in out
+    for name in record["misclassification"]["most_missed"]:
+        assert name in out.partition("most often missed:")[2]
+    pair = record["misclassification"]["confusions"][0]
+    assert f"{pair['target']} → {pair['pred']} ({pair['count']}×)" in out
+    assert "epoch  2/2" in (outcome.folder / "train.log").read_text()
+
+
+def exact(record: dict) -> dict:
+    return {name: value for name, value in record.items() if "/" in name or name == "confusion_matrix"}
+
+
+def test_same_seed_same_metrics_to_the_bit(command: Command) -> None:
+    settings = ["data=mnist5k", "trainer.max_epochs=2", "augmentation=affine"]
+    first, second = command("train", *settings, "seed=7"), command("train", *settings, "seed=7")
+    assert exact(first.record) == exact(second.record)
+    columns = [
+        [row.split(",")[:-1] for row in (o.folder / "metrics.csv").read_text().splitlines()] for o in (first, second)
+    ]
+    assert columns[0] == columns[1]
+    weights = [torch.load(o.folder / "mnist_cnn_model.pth", weights_only=True) for o in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    other = command("train", *settings, "seed=0")
+    assert other.record["seed"] == 0
+    assert exact(other.record) != exact(first.record)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer=sgd"],
+        ["optimizer=rmsprop"],
+        ["optimizer=adamw", "optimizer.weight_decay=0.1"],
+        ["augmentation=affine"],
+        ["scheduler=step", "scheduler.step_size=1"],
+        ["trainer=cpu", "seed=0", "data.batch_size=64"],
+        ["trainer.precision=32-true"],
+        ["trainer.precision=bf16-true"],
+        ["trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2"],
+        ["model.dropout=0.3", "model.batch_norm=true", "model.channels=[8,16,32]"],
+        ["data.num_workers=2"],
+    ],
+    ids=" ".join,
+)
+def test_override_trains(overrides: list[str], command: Command) -> None:
+    outcome = command("train", *SHORT, "trainer.limit_train_batches=20", *overrides)
+    assert outcome.code == 0, outcome.err
+    assert outcome.record["status"] == "completed"
+    assert outcome.record["test/acc"] > 0.3
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.fast_dev_run=true"],
+        ["trainer.max_epochs=0"],
+        ["trainer.limit_val_batches=0"],
+        ["trainer.limit_test_batches=0"],
+        ["trainer.max_steps=5"],
+        ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "trainer.limit_train_batches=2"],
+        ["trainer.overfit_batches=2"],
+        ["~logger.tensorboard"],
+        ["trainer.profiler=simple"],
+    ],
+    ids=" ".join,
+)
+def test_unusual_run_completes(overrides: list[str], command: Command) -> None:
+    outcome = command("train", *SHORT, *overrides)
+    assert outcome.code == 0, outcome.err
+    assert outcome.record["status"] == "completed"
+    assert (outcome.folder / "mnist_cnn_model.pth").exists()
+
+
+def test_epoch_without_validation_has_no_figures_of_one(command: Command) -> None:
+    outcome = command(
+        "train",
+        "data=mnist5k",
+        "trainer.max_epochs=3",
+        "trainer.check_val_every_n_epoch=2",
+        "trainer.limit_train_batches=5",
+    )
+    with (outcome.folder / "metrics.csv").open() as file:
+        assert [bool(row["val/acc"]) for row in csv.DictReader(file)] == [False, True, False]
+    assert outcome.record["best_epoch"] == 2
+
+
+def test_unreachable_mnist_trains_on_the_sample_and_says_so(command: Command, tmp_path: Path) -> None:
+    outcome = command("train", f"data.root={tmp_path / 'none'}", "trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert "THIS IS NOT MNIST" in outcome.out
+    assert outcome.record["dataset"] == "mnist5k"
+    assert "test set of mnist5k" in outcome.out
+    checkpoint = torch.load(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["data"]["dataset"] == "mnist5k"
+
+
+def test_unreachable_mnist_is_an_error_if_asked(command: Command, tmp_path: Path) -> None:
+    outcome = command("train", f"data.root={tmp_path / 'none'}", "data.offline_fallback=false")
+    assert outcome.code == 1
+    [line] = outcome.err.strip().splitlines()
+    assert "cannot be downloaded" in line
+    assert outcome.record["status"] == "failed"
+    assert "cannot be downloaded" in outcome.record["error"]
+
+
+def test_sweep_runs_every_combination(command: Command) -> None:
+    outcome = command("train", "-m", *SHORT, "trainer.limit_train_batches=5", "optimizer=adam,sgd", "seed=1,2")
+    assert outcome.code == 0, outcome.err
+    records = [json.loads((outcome.folder / str(job) / "metrics.json").read_text()) for job in range(4)]
+    assert [record["seed"] for record in records] == [1, 2, 1, 2]
+    configs = [yaml.safe_load((outcome.folder / str(job) / "config.yaml").read_text()) for job in range(4)]
+    targets = ["torch.optim.Adam", "torch.optim.Adam", "torch.optim.SGD", "torch.optim.SGD"]
+    assert [cfg["optimizer"]["_target_"] for cfg in configs] == targets
+    alone = command("train", *SHORT, "trainer.limit_train_batches=5", "seed=2")
+    assert exact(alone.record) == exact(records[1])
+
+
+def test_failed_job_does_not_stop_the_sweep(command: Command) -> None:
+    outcome = command("train", "-m", *SHORT, "trainer.limit_train_batches=5", "model.dropout=0.5,2,0.3")
+    assert outcome.code == 1
+    assert "dropout=2: a probability lies between 0 and 1" in outcome.err
+    status = [json.loads((outcome.folder / str(job) / "metrics.json").read_text())["status"] for job in range(3)]
+    assert status == ["completed", "failed", "completed"]
+
+
+def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
+    words = [sys.executable, "train.py", *SHORT, "trainer.limit_train_batches=2", f"log_dir={tmp_path}"]
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda _: subprocess.run(words, cwd=PROJECT, capture_output=True, check=False), range(2)))
+    assert [process.returncode for process in ended] == [0, 0], ended
+    folders = list((tmp_path / "train" / "runs").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        assert json.loads((folder / "metrics.json").read_text())["status"] == "completed"
+
+
+def test_interrupted_run_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from digits.classifier import Classifier
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", interrupt)
+    outcome = command("train", *SHORT, "trainer.limit_train_batches=2")
+    assert outcome.code not in (0, None)
+    assert outcome.record["status"] == "interrupted"
