@@ -39,9 +39,11 @@ def main(cfg: DictConfig) -> None:
 
         # Device
         hardware.device_type(cfg.trainer.accelerator)
+        precision = hardware.evaluation_precision(cfg.trainer.precision, trained["precision"])
         test_report = TestReport(folder)
         trainer: L.Trainer = instantiate(
             cfg.trainer,
+            precision=precision,
             default_root_dir=str(folder),
             callbacks=[test_report, ProgressBar()],
             logger=False,

@@ -48,8 +48,8 @@ def main(cfg: DictConfig) -> float | None:
             _convert_="all",
         )
         device = hardware.describe_device(trainer.strategy.root_device)
-        log.info("run:    %s\ndevice: %s, precision %s", folder, device, precision)
-        record.update(device=device, precision=precision)
+        log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
+        record.update(device=device, precision=trainer.precision)
 
         # Data
         augmentation = instantiate(cfg.augmentation, _convert_="all")
@@ -70,7 +70,7 @@ def main(cfg: DictConfig) -> float | None:
             scheduler=instantiate(cfg.scheduler, _convert_="all"),
         )
         recipe = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
-        classifier.save_hyperparameters({**recipe, "data": data.settings, "precision": precision}, logger=False)
+        classifier.save_hyperparameters({**recipe, "data": data.settings, "precision": trainer.precision}, logger=False)
         log.info("%s", report.network_summary(network, data.splits.val.images[:1].float()))
         record.update(parameters=sum(parameter.numel() for parameter in network.parameters()))
 

@@ -134,7 +134,7 @@ def test_every_knob_comes_back(tmp_path: Path) -> None:
     settings = {"_target_": "digits.networks.CNN", "channels": [4, 8, 16], "batch_norm": True, "dropout": 0.1}
     network = CNN(channels=[4, 8, 16], batch_norm=True, dropout=0.1)
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    checkpoint = {"hyper_parameters": {"model": settings, "data": {}}, "state_dict": weights}
+    checkpoint = {"hyper_parameters": {"model": settings, "data": {}, "precision": "32-true"}, "state_dict": weights}
     torch.save(checkpoint, tmp_path / "c.ckpt")
     restored = restore_network(load_checkpoint(tmp_path / "c.ckpt"), "c.ckpt")
     images = torch.randn(2, 1, 28, 28)

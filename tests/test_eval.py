@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import Command
 
@@ -24,6 +25,15 @@ def test_figures_equal_what_training_reported(trained: Path, command: Command) -
     assert expected <= {path.name for path in outcome.folder.iterdir()}
     for name in ("confusion_matrix.png", "misclassified.png", "misclassified.csv"):
         assert (outcome.folder / name).read_bytes() == (trained / name).read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_of_another_type_are_evaluated_as_in_training(precision: str, command: Command) -> None:
+    trained = command("train", "data=mnist5k", "trainer.max_epochs=1", f"trainer.precision={precision}")
+    evaluated = command("eval", f"ckpt_path={trained.folder / 'checkpoints' / 'best.ckpt'}")
+    assert evaluated.code == 0, evaluated.err
+    for name in ("test/loss", "test/acc", "confusion_matrix"):
+        assert evaluated.record[name] == trained.record[name]
 
 
 def test_does_not_depend_on_the_batch_size(trained: Path, command: Command) -> None:

@@ -36,6 +36,19 @@ def test_mps_and_a_chosen_precision() -> None:
 
 
 @pytest.mark.parametrize(
+    ("precision", "trained", "expected"),
+    [
+        ("auto", "bf16-mixed", "32-true"),
+        ("auto", "32-true", "32-true"),
+        ("auto", "bf16-true", "bf16-true"),
+        ("64-true", "32-true", "64-true"),
+    ],
+)
+def test_evaluation_precision(precision: str, trained: str, expected: str) -> None:
+    assert hardware.evaluation_precision(precision, trained) == expected
+
+
+@pytest.mark.parametrize(
     ("accelerator", "here", "expected"),
     [
         ("auto", "cuda", "cuda"),

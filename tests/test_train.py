@@ -1,9 +1,15 @@
 """python train.py from end to end, on the embedded sample."""
 
+import contextlib
 import csv
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -151,6 +157,22 @@ def test_what_it_prints(command: Command) -> None:
     pair = record["misclassification"]["confusions"][0]
     assert f"{pair['target']} → {pair['pred']} ({pair['count']}×)" in out
     assert "epoch  2/2" in (outcome.folder / "train.log").read_text()
+
+
+def test_progress_bar_where_there_is_a_terminal(tmp_path: Path) -> None:
+    words = [sys.executable, "train.py", *SHORT, f"log_dir={tmp_path}"]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(PROJECT)
+        os.execv(words[0], words)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's way to say that the other side hung up
+        while part := os.read(terminal, 65536):
+            shown += part
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    assert "epoch 1: 100%|█" in shown.decode()
+    assert "epoch  1/1" in shown.decode()
 
 
 def exact(record: dict) -> dict:

@@ -1,7 +1,7 @@
 """Checkpoints: what they carry besides weights, and how to open one that comes from anywhere.
 
-`hyper_parameters` of a checkpoint is plain data: `model` and `data` rebuild the network and its data, the rest
-(optimizer, scheduler, augmentation, seed, ...) is the recipe, for the record.
+`hyper_parameters` of a checkpoint is plain data: `model`, `data` and `precision` rebuild the network, its data and
+its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, for the record.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from digits import networks
 from digits.errors import UserError
 
 NETWORKS = f"{networks.__name__}."
+SETTINGS = {"model", "data", "precision"}
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -36,9 +37,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f" ({type(error).__name__}). Give a best.ckpt or last.ckpt that train.py wrote"
         ) from error
     hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    if not isinstance(hyper_parameters, dict) or not {"model", "data"} <= hyper_parameters.keys():
+    if not isinstance(hyper_parameters, dict) or not hyper_parameters.keys() >= SETTINGS:
         raise UserError(
-            f"ckpt_path={path}: not a checkpoint of this project (it lacks the network's and the data's settings)."
+            f"ckpt_path={path}: not a checkpoint of this project (it lacks the settings of network and data)."
             " Give a best.ckpt or last.ckpt that train.py wrote"
         )
     return checkpoint

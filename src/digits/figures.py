@@ -52,7 +52,7 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | No
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(f"Training on {dataset}")
     for axes, quantity, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"), strict=True):
-        lines = (("train", "train (with dropout)", "-", "o"), ("val", "validation", "--", "s"))
+        lines = (("train", "training (during the epoch)", "-", "o"), ("val", "validation (at its end)", "--", "s"))
         for (stage, name, dash, marker), colour in zip(lines, COLOURS, strict=False):
             key = f"{stage}/{quantity}"
             points = [(row["epoch"], row[key]) for row in history if key in row]

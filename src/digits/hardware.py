@@ -43,6 +43,20 @@ def resolve_precision(precision: str | int, device_type: str) -> str | int:
     return "bf16-mixed" if native_bf16(device_type) else "32-true"
 
 
+def evaluation_precision(precision: str | int, trained: str) -> str | int:
+    """What `auto` stands for when a checkpoint is evaluated: float32, unless its weights are of another type.
+
+    Mixed precisions keep float32 weights, and `Classifier` evaluates those in float32 in training too.
+
+    Args:
+        precision: `auto`, or one of Lightning's, which is returned as it is.
+        trained: Lightning's canonical name of the precision in training.
+    """
+    if precision != "auto":
+        return precision
+    return trained if trained.endswith("-true") else "32-true"
+
+
 def describe_device(device: torch.device) -> str:
     """A device for people: `CUDA (NVIDIA H100)`, `MPS (Apple M3)` or `CPU (AMD EPYC, 2 threads)`."""
     if device.type == "cuda":
