@@ -8,7 +8,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from digits.cli import check_overrides, entry_point
-from digits.errors import UserError
 from digits.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -18,9 +17,10 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     """Writes the same report for a checkpoint as training does for its best one."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    with RunRecord(folder, ckpt_path=cfg.ckpt_path) as record:
+    with RunRecord(folder) as record:
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         check_overrides(cfg)
+        record.update(ckpt_path=str(cfg.ckpt_path))
 
         import lightning as L
 
@@ -29,8 +29,11 @@ def main(cfg: DictConfig) -> None:
         from digits.checkpoints import load_checkpoint, restore_network
         from digits.classifier import Classifier
         from digits.console import quiet_libraries
+        from digits.data import DigitsDataModule
+        from digits.errors import UserError
 
         quiet_libraries()
+        hardware.plain_float32()
 
         # Checkpoint
         checkpoint = load_checkpoint(cfg.ckpt_path)
@@ -39,33 +42,39 @@ def main(cfg: DictConfig) -> None:
 
         # Device
         hardware.device_type(cfg.trainer.accelerator)
-        precision = hardware.evaluation_precision(cfg.trainer.precision, trained["precision"])
         test_report = TestReport(folder)
         trainer: L.Trainer = instantiate(
             cfg.trainer,
-            precision=precision,
+            precision=hardware.evaluation_precision(cfg.trainer.precision, trained["precision"]),
             default_root_dir=str(folder),
-            callbacks=[test_report, ProgressBar()],
+            callbacks=[*([ProgressBar()] if cfg.trainer.enable_progress_bar else []), test_report],
             logger=False,
             _convert_="all",
         )
+        if trainer.world_size > 1:
+            raise UserError(f"trainer.devices={cfg.trainer.devices}: only one device is supported yet. Give 1")
         device = hardware.describe_device(trainer.strategy.root_device)
-        log.info("run:    %s\ndevice: %s\nof:     %s, seed %s", folder, device, cfg.ckpt_path, trained.get("seed"))
+        log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
+        log.info("of:     %s, trained on %s, seed %s", cfg.ckpt_path, trained["data"]["dataset"], trained.get("seed"))
+        record.update(device=device, precision=trainer.precision, seed=trained.get("seed"))
 
-        # Data: the checkpoint's own, unless another is asked for
-        if cfg.data.dataset == "mnist5k" and trained["data"]["dataset"] == "mnist":
+        # Data: the checkpoint's own, from where training found it, unless another is asked for
+        settings = dict(trained["data"])
+        if not Path(settings["root"]).is_dir():  # a checkpoint from another machine
+            settings["root"] = "data"
+        settings |= {name: value for name, value in cfg.data.items() if value is not None}
+        data = DigitsDataModule(**settings)
+        data.prepare_data()
+        data.setup()
+        if data.dataset == "mnist5k" and trained["data"]["dataset"] == "mnist":
             raise UserError(
                 "data.dataset=mnist5k: no test set for this checkpoint, which was trained on mnist:"
                 " all of mnist5k are training images of mnist"
             )
-        chosen = {name: value for name, value in cfg.data.items() if value is not None}
-        data = instantiate({**trained["data"], **chosen})
-        data.prepare_data()
-        data.setup()
-        record.update(dataset=data.dataset, split_sizes=data.split_sizes, seed=trained.get("seed"), device=device)
+        record.update(dataset=data.dataset, split_sizes=data.split_sizes)
 
         # Test
-        [metrics] = trainer.test(Classifier(network, data.num_classes), data, verbose=False)
+        [metrics] = trainer.test(Classifier(network, data.num_classes), data, verbose=False) or [{}]
         record.update(**report.plain(metrics), **test_report.facts)
         log.info("saved: %s", folder)
 

@@ -17,9 +17,10 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> float | None:
     """Leaves a run's folder behind and returns the best val/acc, for sweeps to maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    with RunRecord(folder, seed=cfg.seed) as record:
+    with RunRecord(folder) as record:
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         check_overrides(cfg)
+        record.update(seed=cfg.seed)
 
         # Here and not above: they take seconds, for which --help and a mistyped key should not wait.
         import lightning as L
@@ -27,26 +28,31 @@ def main(cfg: DictConfig) -> float | None:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from digits import hardware, report
-        from digits.callbacks import History, TestReport, log_hyperparameters
+        from digits.callbacks import History, ProgressBar, TestReport, log_hyperparameters
         from digits.checkpoints import load_checkpoint
         from digits.classifier import Classifier
         from digits.console import quiet_libraries
+        from digits.errors import UserError
 
         quiet_libraries()
+        hardware.plain_float32()
         L.seed_everything(cfg.seed, workers=True, verbose=False)
 
         # Device
         device_type = hardware.device_type(cfg.trainer.accelerator)
         precision = hardware.resolve_precision(cfg.trainer.precision, device_type)
         history, test_report = History(folder), TestReport(folder)
+        bar = [ProgressBar()] if cfg.trainer.enable_progress_bar else []
         trainer: L.Trainer = instantiate(
             cfg.trainer,
             precision=precision,
             default_root_dir=str(folder),
-            callbacks=[*map(instantiate, cfg.callbacks.values()), history, test_report],
+            callbacks=[*bar, *map(instantiate, cfg.callbacks.values()), history, test_report],
             logger=[instantiate(logger) for logger in cfg.logger.values()],
             _convert_="all",
         )
+        if trainer.world_size > 1:
+            raise UserError(f"trainer.devices={cfg.trainer.devices}: only one device is supported yet. Give 1")
         device = hardware.describe_device(trainer.strategy.root_device)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
         record.update(device=device, precision=trainer.precision)
@@ -56,6 +62,9 @@ def main(cfg: DictConfig) -> float | None:
         data = instantiate(cfg.data, augmentation=augmentation, _convert_="all")
         data.prepare_data()
         data.setup()
+        if data.dataset != cfg.data.dataset:  # the fall-back: the run's config says so too
+            cfg.data.dataset = data.dataset
+            OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         log.info("%s", report.data_statistics(data))
         record.update(dataset=data.dataset, split_sizes=data.split_sizes)
 
@@ -81,18 +90,19 @@ def main(cfg: DictConfig) -> float | None:
 
         # Test the best checkpoint by validation (or the last one, or the weights as they are, where there is none)
         checkpoints = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+        epoch = len(history.rows)
         if tested := next((path for path in checkpoints if path.exists()), None):
-            classifier.load_state_dict(load_checkpoint(tested)["state_dict"])
+            checkpoint = load_checkpoint(tested)
+            classifier.load_state_dict(checkpoint["state_dict"])
+            epoch = checkpoint["epoch"] + 1
         [metrics] = trainer.test(classifier, data, verbose=False) or [{}]
         weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
         torch.save(weights, folder / "mnist_cnn_model.pth")
 
         # Report
-        figures = report.plain(metrics)
-        if best := history.best():
-            figures |= {name: value for name, value in best.items() if name.startswith("val/")}
-            record.update(best_epoch=best["epoch"])
-        record.update(**figures, **test_report.facts)
+        validation = {name: value for name, value in history.row(epoch).items() if name.startswith("val/")}
+        figures = report.plain(metrics) | validation
+        record.update(tested_epoch=epoch, **figures, **test_report.facts)
         log_hyperparameters(trainer, settings, figures)
         log.info("saved: %s", folder)
         return figures.get("val/acc")

@@ -30,8 +30,8 @@ def main() -> None:
             [path] = Path(logs, str(seed)).glob("train/runs/*/metrics.json")
             records.append(record := json.loads(path.read_text()))
             print(
-                f"seed {seed}: test/acc {record['test/acc']:.4f}, best val/acc {record['val/acc']:.4f}"
-                f" (epoch {record['best_epoch']}), {record['train_seconds']:.0f} s of training",
+                f"seed {seed}: test/acc {record['test/acc']:.4f}, val/acc {record['val/acc']:.4f}"
+                f" (epoch {record['tested_epoch']}), {record['train_seconds']:.0f} s of training",
                 flush=True,
             )
 

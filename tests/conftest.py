@@ -94,7 +94,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run: three epochs on the embedded sample. Not to be changed."""
     logs = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", "data=mnist5k", "trainer.max_epochs=3", f"log_dir={logs}"])
+        words = ["data=mnist5k", "trainer=cpu", "trainer.max_epochs=3", f"log_dir={logs}"]
+        patch.setattr(sys, "argv", ["train.py", *words])
         importlib.import_module("train").main()
     [folder] = (logs / "train" / "runs").iterdir()
     return folder
@@ -126,6 +127,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
 
     yield start
     for server in servers:

@@ -1,5 +1,6 @@
 """Checkpoints: plain data that rebuilds the network, and nothing that a hostile file could run."""
 
+import json
 import pickle
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ def test_carries_only_plain_settings(trained: Path, name: str) -> None:
     checkpoint = torch.load(trained / "checkpoints" / name, weights_only=True)
     settings = checkpoint["hyper_parameters"]
     assert only_plain(settings)
+    root = settings["data"].pop("root")
+    assert Path(root).is_absolute()
     assert settings["data"] == {"dataset": "mnist5k", "split_seed": 0, "mean": 0.1307, "std": 0.3081}
     assert settings["model"]["channels"] == [32, 64]
     assert settings["optimizer"]["lr"] == 0.001
@@ -64,7 +67,7 @@ print(network(torch.randn(1, 1, 28, 28)).tolist())
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     network = restore_network(load_checkpoint(trained / "checkpoints" / "best.ckpt"), "").eval()
     torch.manual_seed(0)
-    assert eval(answer.stdout) == network(torch.randn(1, 1, 28, 28)).tolist()
+    torch.testing.assert_close(torch.tensor(json.loads(answer.stdout)), network(torch.randn(1, 1, 28, 28)))
 
 
 class Hostile:
@@ -102,6 +105,22 @@ def test_names_in_a_checkpoint_do_not_choose_what_runs(best: Path, target: str) 
         restore_network(checkpoint, best)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"augmentation": {"_target_": "pathlib.Path.touch", "_args_": ["hostile-code-ran"]}},
+        {"mean": "0.1"},
+        {"root": {"_target_": "pathlib.Path"}},
+    ],
+)
+def test_data_settings_of_a_checkpoint_are_plain_and_known(best: Path, data: dict) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["hyper_parameters"]["data"] |= data
+    torch.save(checkpoint, best)
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        load_checkpoint(best)
+
+
 @pytest.mark.parametrize("size", [0, 10, 1000, -1000])
 def test_truncated_checkpoint_is_refused(best: Path, size: int) -> None:
     best.write_bytes(best.read_bytes()[:size])
@@ -134,7 +153,8 @@ def test_every_knob_comes_back(tmp_path: Path) -> None:
     settings = {"_target_": "digits.networks.CNN", "channels": [4, 8, 16], "batch_norm": True, "dropout": 0.1}
     network = CNN(channels=[4, 8, 16], batch_norm=True, dropout=0.1)
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    checkpoint = {"hyper_parameters": {"model": settings, "data": {}, "precision": "32-true"}, "state_dict": weights}
+    data = DigitsDataModule("mnist5k").settings
+    checkpoint = {"hyper_parameters": {"model": settings, "data": data, "precision": "32-true"}, "state_dict": weights}
     torch.save(checkpoint, tmp_path / "c.ckpt")
     restored = restore_network(load_checkpoint(tmp_path / "c.ckpt"), "c.ckpt")
     images = torch.randn(2, 1, 28, 28)

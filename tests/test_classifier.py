@@ -64,22 +64,24 @@ def test_first_steps_are_plain_torchs(sample: DigitsDataModule) -> None:
 
     torch.manual_seed(1)
     classifier = Classifier(network, 10, partial(torch.optim.SGD, lr=0.05, momentum=0.9), CONSTANT)
-    run = trainer(max_epochs=1, limit_train_batches=20, precision="32-true", limit_val_batches=0)
-    run.fit(classifier, DigitsDataModule("mnist5k"))
+    run = trainer(max_epochs=1, precision="32-true", limit_val_batches=0)
+    run.fit(classifier, DigitsDataModule("mnist5k", batch_size=150))  # 26 batches of 150 and one of 100
 
     torch.manual_seed(1)
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9)
-    losses, correct = [], 0
-    for images, target in list(sample.train_dataloader())[:20]:
+    losses, correct = 0.0, 0
+    batches = DigitsDataModule("mnist5k", batch_size=150)
+    batches.setup()
+    for images, target in batches.train_dataloader():
         logits = reference(sample.normalise(images / 255))
         loss = torch.nn.functional.cross_entropy(logits, target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
+        losses += loss.item() * len(target)
         correct += (logits.argmax(dim=1) == target).sum().item()
-    assert run.callback_metrics["train/loss"].item() == pytest.approx(np.mean(losses), rel=1e-4)
-    assert run.callback_metrics["train/acc"].item() == pytest.approx(correct / 2000, abs=1e-3)
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(losses / 4000, rel=1e-3)
+    assert run.callback_metrics["train/acc"].item() == pytest.approx(correct / 4000, abs=2e-3)
 
 
 def test_evaluation_does_not_depend_on_the_training_precision(fitted: Classifier) -> None:
@@ -92,8 +94,28 @@ def test_evaluation_does_not_depend_on_the_training_precision(fitted: Classifier
 
 def test_loss_that_is_not_finite_stops_the_run() -> None:
     classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=1e30), CONSTANT)
-    with pytest.raises(UserError, match=r"train/loss is (nan|inf) in epoch 0.*optimizer.lr"):
+    with pytest.raises(UserError, match=r"(train|val)/loss is (nan|inf) in epoch 1.*optimizer.lr"):
         trainer(max_epochs=2).fit(classifier, DigitsDataModule("mnist5k"))
+
+
+def test_loss_that_is_not_finite_after_the_last_step_is_found_too() -> None:
+    classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=1e30), CONSTANT)
+    with pytest.raises(UserError, match="val/loss is nan"):
+        trainer(max_epochs=1, limit_train_batches=1).fit(classifier, DigitsDataModule("mnist5k"))
+
+
+def test_a_step_with_an_infinite_loss_is_found_in_the_epochs_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.nn.functional.cross_entropy
+    calls = []
+
+    def once_infinite(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return plain(logits, target) * 0 + torch.inf if len(calls) == 3 else plain(logits, target)
+
+    monkeypatch.setattr("digits.classifier.F.cross_entropy", once_infinite)
+    classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=0.0), CONSTANT)
+    with pytest.raises(UserError, match=r"loss is (inf|nan)"):
+        trainer(max_epochs=1, limit_train_batches=5, limit_val_batches=0).fit(classifier, DigitsDataModule("mnist5k"))
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])

@@ -21,6 +21,13 @@ ERRORS = {
     "optimizer.lr=abc": "optimizer.lr=abc: not a number (the default is optimizer.lr=0.001)",
     "trainer.max_epochs=1.5": "trainer.max_epochs=1.5: not a whole number",
     "model.channels=7": "model.channels=7: not a list",
+    "seed=null": "seed=None: a seed lies between 0 and 4294967295",
+    "data.split_seed=-1": "data.split_seed=-1: a seed lies between",
+    "data.offline_fallback=no": "data.offline_fallback=no: not true or false (the default is",
+    "model.batch_norm=no": "model.batch_norm=no: not true or false",
+    "data.pin_memory=no": "data.pin_memory=no: there are true, false and null",
+    "optimizer.lr=-1": "optimizer: Invalid learning rate: -1",
+    "trainer.devices=2": "trainer.devices=2: only one device is supported yet",
     "seed=-1": "seed=-1: a seed lies between 0 and 4294967295",
     "seed=${nowhere}": "'nowhere' not found",
     "data.batch_size=0": "data.batch_size=0: a batch needs at least 1 image",
@@ -44,9 +51,32 @@ def test_bad_override_is_one_line(override: str, command: Command) -> None:
     assert line.startswith("error: ")
     assert ERRORS[override] in line
     assert "Traceback" not in outcome.out
-    if outcome.folder and (outcome.folder / "metrics.json").exists():
+    if outcome.folder:
         assert outcome.record["status"] == "failed"
         assert outcome.record["error"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["scheduler=step", "scheduler.step_size=0"], "error: scheduler: "),
+        (["optimizer=sgd", "optimizer.momentum=0"], "error: optimizer: Nesterov momentum requires"),
+    ],
+)
+def test_arguments_that_do_not_go_together_show_before_training(
+    overrides: list[str], message: str, command: Command
+) -> None:
+    outcome = command("train", "data=mnist5k", *overrides)
+    assert outcome.code == 1
+    assert outcome.err.startswith(message)
+    assert "epoch " not in outcome.out
+
+
+def test_log_folder_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = run("train.py", "data=mnist5k", "log_dir=/dev/null")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: /dev/null")
+    assert len(answer.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
@@ -107,16 +137,27 @@ sys.argv = ["{script}.py", *{words!r}]
 import {script}
 try:
     {script}.main()
-except SystemExit:
-    pass
+    stop = None
+except SystemExit as error:
+    stop = error.code
+print("ended", stop)
 print("slow imports:", {{"torch", "torchvision", "lightning", "matplotlib"}} & sys.modules.keys())
 """
 
 
 @pytest.mark.parametrize("script", ["train", "eval"])
-@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["optimizr=sgd"], ["trainer.max_epochs=abc"]])
-def test_quick_answers_import_nothing_slow(script: str, words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--help"], "group=choice"),
+        (["--cfg", "job"], "max_epochs: 15"),
+        (["optimizr=sgd"], "ended 1"),
+        (["trainer.max_epochs=abc"], "ended 1"),
+    ],
+)
+def test_quick_answers_import_nothing_slow(script: str, words: list[str], expected: str, tmp_path: Path) -> None:
     """--help and errors in the command line must not wait for seconds of imports."""
     needed = ["ckpt_path=x"] if script == "eval" else []
     answer = run("-c", QUICK.format(script=script, words=[*words, *needed, f"log_dir={tmp_path}"]))
     assert "slow imports: set()" in answer.stdout, answer.stderr
+    assert expected in answer.stdout

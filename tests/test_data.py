@@ -1,12 +1,15 @@
 """The data: what is loaded, that the splits are what they say, and that nothing damaged gets in."""
 
+import errno
 import gzip
 import hashlib
 import logging
 import shutil
 from collections import Counter
+from http.client import BadStatusLine
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import kornia
 import numpy as np
@@ -231,6 +234,25 @@ def test_broken_download_leaves_nothing_behind(small_mnist: Path, tmp_path: Path
     with pytest.raises(MissingFileError, match="cannot be downloaded"):
         fetch_mnist(tmp_path / "new")
     assert not list(raw_folder(tmp_path / "new").iterdir())
+
+
+def test_server_that_answers_garbage_is_no_server(
+    small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("digits.data.download_url", Mock(side_effect=BadStatusLine("garbage")))
+    with pytest.raises(MissingFileError, match="garbage"):
+        fetch_mnist(tmp_path / "new")
+
+
+def test_full_disk_is_not_taken_for_a_missing_network(
+    small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("digits.data.download_url", Mock(side_effect=full))
+    data = DigitsDataModule("mnist", root=str(tmp_path / "new"))
+    with pytest.raises(UserError, match=r"cannot be written .No space left on device"):
+        data.prepare_data()
+    assert data.dataset == "mnist"
 
 
 def test_unreachable_mnist_falls_back_to_the_sample(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from conftest import Command
 
 def test_figures_equal_what_training_reported(trained: Path, command: Command) -> None:
     record = json.loads((trained / "metrics.json").read_text())
-    outcome = command("eval", f"ckpt_path={trained / 'checkpoints' / 'best.ckpt'}")
+    outcome = command("eval", f"ckpt_path={trained / 'checkpoints' / 'best.ckpt'}", "trainer=cpu")
     assert outcome.code == 0, outcome.err
     evaluated = outcome.record
     compared = [name for name in record if name.startswith("test/")]
@@ -29,8 +29,8 @@ def test_figures_equal_what_training_reported(trained: Path, command: Command) -
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_weights_of_another_type_are_evaluated_as_in_training(precision: str, command: Command) -> None:
-    trained = command("train", "data=mnist5k", "trainer.max_epochs=1", f"trainer.precision={precision}")
-    evaluated = command("eval", f"ckpt_path={trained.folder / 'checkpoints' / 'best.ckpt'}")
+    trained = command("train", "data=mnist5k", "trainer=cpu", "trainer.max_epochs=1", f"trainer.precision={precision}")
+    evaluated = command("eval", "trainer=cpu", f"ckpt_path={trained.folder / 'checkpoints' / 'best.ckpt'}")
     assert evaluated.code == 0, evaluated.err
     for name in ("test/loss", "test/acc", "confusion_matrix"):
         assert evaluated.record[name] == trained.record[name]
@@ -49,6 +49,11 @@ def test_sample_is_no_test_set_for_a_network_trained_on_mnist(trained: Path, com
     assert outcome.code == 1
     assert "all of mnist5k are training images of mnist" in outcome.err
     assert outcome.record["status"] == "failed"
+    outcome = command(
+        "eval", f"ckpt_path={tmp_path / 'mnist.ckpt'}", "data.offline_fallback=true", f"data.root={tmp_path / 'none'}"
+    )
+    assert outcome.code == 1
+    assert "all of mnist5k are training images of mnist" in outcome.err
     # Nor may an unreachable MNIST bring the sample in by the back door.
     outcome = command("eval", f"ckpt_path={tmp_path / 'mnist.ckpt'}", f"data.root={tmp_path / 'none'}")
     assert outcome.code == 1

@@ -1,5 +1,6 @@
 """Precision and device are chosen for the hardware."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -73,4 +74,7 @@ def test_device(accelerator: str, here: str | None, expected: str | None, monkey
 
 
 def test_description_names_the_chip() -> None:
-    assert f"{torch.get_num_threads()} threads" in hardware.describe_device(torch.device("cpu"))
+    description = hardware.describe_device(torch.device("cpu"))
+    assert f"{torch.get_num_threads()} threads" in description
+    if (cpuinfo := Path("/proc/cpuinfo")).exists() and "model name" in cpuinfo.read_text():
+        assert description.partition("(")[2].partition(",")[0] in cpuinfo.read_text()

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,13 +87,17 @@ def test_command_runs(command: str, workspace: Path, request: pytest.FixtureRequ
 
 
 def serves_the_runs(command: str, workspace: Path) -> None:
-    port = "16006"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    runs: list[str] = []
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     server = subprocess.Popen([*shlex.split(command), "--port", port], cwd=workspace, env=environment())
     try:
         for _ in range(60):
             time.sleep(1)
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/data/runs") as answer:
+                with direct.open(f"http://127.0.0.1:{port}/data/runs") as answer:
                     runs = json.load(answer)
             except OSError:
                 continue

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def test_history_and_record_agree(trained: Path, record: dict) -> None:
     with (trained / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     best = max(rows, key=lambda row: float(row["val/acc"]))
-    assert record["best_epoch"] == int(best["epoch"])
+    assert record["tested_epoch"] == int(best["epoch"])
     for name in ("acc", "loss", "precision", "recall", "f1"):
         assert record[f"val/{name}"] == float(best[f"val/{name}"])
     assert {"epoch", "train/loss", "train/acc", "lr", "seconds"} <= rows[0].keys()
@@ -229,6 +230,7 @@ def test_override_trains(overrides: list[str], command: Command) -> None:
         ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "trainer.limit_train_batches=2"],
         ["trainer.overfit_batches=2"],
         ["~logger.tensorboard"],
+        ["trainer.enable_progress_bar=false"],
         ["trainer.profiler=simple"],
     ],
     ids=" ".join,
@@ -250,7 +252,23 @@ def test_epoch_without_validation_has_no_figures_of_one(command: Command) -> Non
     )
     with (outcome.folder / "metrics.csv").open() as file:
         assert [bool(row["val/acc"]) for row in csv.DictReader(file)] == [False, True, False]
-    assert outcome.record["best_epoch"] == 2
+    assert outcome.record["tested_epoch"] == 2
+
+
+def test_recorded_validation_is_that_of_the_tested_checkpoint(command: Command) -> None:
+    """Whatever the checkpoint was chosen by: here the one with the worst val/acc."""
+    outcome = command("train", "data=mnist5k", "trainer.max_epochs=3", "callbacks.best_checkpoint.mode=min")
+    with (outcome.folder / "metrics.csv").open() as file:
+        worst = min(csv.DictReader(file), key=lambda row: float(row["val/acc"]))
+    assert outcome.record["tested_epoch"] == int(worst["epoch"])
+    assert outcome.record["val/acc"] == float(worst["val/acc"])
+
+
+def test_learning_rate_of_each_epoch_is_recorded(command: Command) -> None:
+    words = ["scheduler=step", "scheduler.step_size=1", "scheduler.gamma=0.1", "trainer.limit_train_batches=2"]
+    outcome = command("train", "data=mnist5k", "trainer.max_epochs=3", *words)
+    with (outcome.folder / "metrics.csv").open() as file:
+        assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx([1e-3, 1e-4, 1e-5])
 
 
 def test_unreachable_mnist_trains_on_the_sample_and_says_so(command: Command, tmp_path: Path) -> None:
@@ -259,6 +277,7 @@ def test_unreachable_mnist_trains_on_the_sample_and_says_so(command: Command, tm
     assert "THIS IS NOT MNIST" in outcome.out
     assert outcome.record["dataset"] == "mnist5k"
     assert "test set of mnist5k" in outcome.out
+    assert yaml.safe_load((outcome.folder / "config.yaml").read_text())["data"]["dataset"] == "mnist5k"
     checkpoint = torch.load(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["data"]["dataset"] == "mnist5k"
 
@@ -299,8 +318,9 @@ def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
     assert [process.returncode for process in ended] == [0, 0], ended
     folders = list((tmp_path / "train" / "runs").iterdir())
     assert len(folders) == 2
-    for folder in folders:
-        assert json.loads((folder / "metrics.json").read_text())["status"] == "completed"
+    records = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    assert [record["status"] for record in records] == ["completed"] * 2
+    assert exact(records[0]) == exact(records[1])  # the same seed in two processes
 
 
 def test_interrupted_run_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +330,8 @@ def test_interrupted_run_says_so(command: Command, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Classifier, "on_validation_epoch_end", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
     outcome = command("train", *SHORT, "trainer.limit_train_batches=2")
+    signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones for the rest of the process
     assert outcome.code not in (0, None)
     assert outcome.record["status"] == "interrupted"

@@ -49,11 +49,12 @@ class History(Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, float]] = []
-        self._start = 0.0
+        self._start = self._lr = 0.0
         self._measured: tuple[str, ...] = ()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start = time.perf_counter()
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # before the schedule's step at the epoch's end
         self._measured = ("train/",)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,7 +66,7 @@ class History(Callback):
         row = {
             "epoch": trainer.current_epoch + 1,
             **report.plain({name: value for name, value in metrics if name.startswith(self._measured)}),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             "seconds": round(time.perf_counter() - self._start, 3),
         }
         self.rows.append(row)
@@ -83,13 +84,14 @@ class History(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and self.rows:
-            best = self.best()
-            figure = figures.training_curves(self.rows, best and best["epoch"], trainer.datamodule.dataset)
+            scored = [row for row in self.rows if "val/acc" in row]
+            best = max(scored, key=lambda row: row["val/acc"])["epoch"] if scored else None
+            figure = figures.training_curves(self.rows, best, trainer.datamodule.dataset)
             _save(trainer, self.folder, "training_curves", figure)
 
-    def best(self) -> dict[str, float] | None:
-        """The row whose checkpoint is the best by validation: the first with the highest val/acc."""
-        return max((row for row in self.rows if "val/acc" in row), key=lambda row: row["val/acc"], default=None)
+    def row(self, epoch: int) -> dict[str, float]:
+        """What was measured in an epoch, counted from 1; empty if it is not known."""
+        return next((row for row in self.rows if row["epoch"] == epoch), {})
 
 
 class DataFigures(Callback):

@@ -14,7 +14,7 @@ from digits import networks
 from digits.errors import UserError
 
 NETWORKS = f"{networks.__name__}."
-SETTINGS = {"model", "data", "precision"}
+DATA_SETTINGS = {"dataset": str, "root": str, "split_seed": int, "mean": float, "std": float}
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -36,13 +36,22 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"ckpt_path={path}: no checkpoint, a damaged one, or one that would run code when opened"
             f" ({type(error).__name__}). Give a best.ckpt or last.ckpt that train.py wrote"
         ) from error
-    hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    if not isinstance(hyper_parameters, dict) or not hyper_parameters.keys() >= SETTINGS:
+    if not _has_settings(checkpoint):
         raise UserError(
             f"ckpt_path={path}: not a checkpoint of this project (it lacks the settings of network and data)."
             " Give a best.ckpt or last.ckpt that train.py wrote"
         )
     return checkpoint
+
+
+def _has_settings(checkpoint: Any) -> bool:
+    """Whether it has what train.py puts in, in the types that it puts in: a file can come from anywhere."""
+    match checkpoint:
+        case {"state_dict": dict(), "hyper_parameters": {"model": dict(), "data": dict(data), "precision": str()}}:
+            return data.keys() == DATA_SETTINGS.keys() and all(
+                isinstance(data[name], kind) for name, kind in DATA_SETTINGS.items()
+            )
+    return False
 
 
 def restore_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
@@ -63,7 +72,7 @@ def restore_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
     }
     try:
         network = network_class(**settings)
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)  # in the type that they were saved in
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"ckpt_path={path}: its weights and settings do not fit {target}: {reason}") from error

@@ -50,23 +50,26 @@ class Classifier(L.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
-        self.train_loss = MeanMetric(nan_strategy="disable")  # not finite: see _check_finite
-        self.train_metrics = _metrics("train", num_classes)
-        self.val_metrics = _metrics("val", num_classes)
-        self.test_metrics = _metrics("test", num_classes)
+        # A loss that is not finite is neither ignored nor warned of: _check_finite stops the run. They are updated
+        # with a value for each image, because "disable" makes MeanMetric ignore weights (torchmetrics 1.9.0).
+        self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
+        self.train_metrics, self.val_metrics, self.test_metrics = (
+            _metrics(stage, num_classes) for stage in ("train", "val", "test")
+        )
         self.confusion: dict[str, Tensor] = {}  # stage to (num_classes, num_classes): row target, column prediction
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.to(self.dtype))  # another than float32 with trainer.precision=bf16-true
+        dtype = next(self.network.parameters()).dtype  # float32, except with trainer.precision=bf16-true and the like
+        return self.network(images.to(dtype))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, target = batch
         logits = self(images)
         loss = F.cross_entropy(logits, target)
-        if batch_idx % FINITE_CHECK_EVERY_N_STEPS == 0 or self.trainer.is_last_batch:
-            self._check_finite(loss)
+        if batch_idx % FINITE_CHECK_EVERY_N_STEPS == 0:  # looking at each would make the host wait for a GPU
+            self._check_finite("train/loss", loss)
         self.train_metrics.update(logits.detach(), target)
-        self.train_loss.update(loss.detach(), weight=len(target))
+        self.train_loss.update(loss.detach().expand(len(target)))
         if batch_idx == 0:
             # Lightning computes a logged metric when the epoch ends; to log it at each step as well would change
             # nothing but the time: a tenth more on a CPU.
@@ -74,45 +77,66 @@ class Classifier(L.LightningModule):
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
 
-    def _check_finite(self, loss: Tensor) -> None:
-        # Not at every step, because looking makes the host wait for a GPU; what is NaN once stays NaN.
+    def on_train_epoch_end(self) -> None:
+        self._check_finite("train/loss", self.train_loss.compute())  # the mean shows any step's
+
+    def _check_finite(self, name: str, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise UserError(
-                f"training diverged: train/loss is {loss.item()} in epoch {self.current_epoch},"
+                f"training diverged: {name} is {loss.item()} in epoch {self.current_epoch + 1},"
                 f" step {self.global_step}. Lower optimizer.lr, or clip with trainer.gradient_clip_val=1"
             )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", self.val_metrics, batch)
+        self._evaluate(self.val_loss, self.val_metrics, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Hands logits (B, num_classes) and target (B,) on to the callbacks."""
-        return self._evaluate("test", self.test_metrics, batch)
+        return self._evaluate(self.test_loss, self.test_metrics, batch)
 
-    def _evaluate(self, stage: str, metrics: MetricCollection, batch: Batch) -> dict[str, Tensor]:
+    def _evaluate(self, mean_loss: MeanMetric, metrics: MetricCollection, batch: Batch) -> dict[str, Tensor]:
         images, target = batch
-        # Always in float32, however the network was trained: a checkpoint's figures must not depend on the chip.
+        # In float32 after mixed-precision training too: a checkpoint's figures must not depend on the chip.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(images).float()
         metrics.update(logits, target)
-        self.log(f"{stage}/loss", F.cross_entropy(logits, target), batch_size=len(target))
+        mean_loss.update(F.cross_entropy(logits, target, reduction="none"))
         return {"logits": logits, "target": target}
 
     def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val", self.val_metrics)
+        self._log_evaluation("val", self.val_loss, self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test", self.test_metrics)
+        self._log_evaluation("test", self.test_loss, self.test_metrics)
 
-    def _log_evaluation(self, stage: str, metrics: MetricCollection) -> None:
-        values = metrics.compute()
+    def _log_evaluation(self, stage: str, mean_loss: MeanMetric, metrics: MetricCollection) -> None:
+        values = {f"{stage}/loss": mean_loss.compute(), **metrics.compute()}
+        self._check_finite(f"{stage}/loss", values[f"{stage}/loss"])
         self.confusion[stage] = values.pop(f"{stage}/confusion")
         self.log_dict(values)
+        mean_loss.reset()
         metrics.reset()
 
     def configure_optimizers(self) -> dict:
+        self._rehearse()
         optimizer = self.make_optimizer(self.network.parameters())
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+    def _rehearse(self) -> None:
+        """Steps optimizer and schedule once on a parameter of their own: bad arguments show before training does.
+
+        Raises:
+            UserError: if either does not work with its arguments.
+        """
+        part = "optimizer"
+        try:
+            optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
+            part = "scheduler"
+            scheduler = self.make_scheduler(optimizer)
+            optimizer.step()
+            scheduler.step()
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise UserError(f"{part}: {error}. See its keys with --cfg job") from error
 
     def configure_gradient_clipping(
         self,
@@ -126,6 +150,10 @@ class Classifier(L.LightningModule):
             # (16-mixed) is a reason to: without one the gradients are what they seem.
             algorithm = gradient_clip_algorithm or "norm"
             Precision.clip_gradients(plugin, optimizer, gradient_clip_val, GradClipAlgorithmType(algorithm))
+        elif gradient_clip_val and optimizer.defaults.get("fused"):
+            raise UserError(
+                "trainer.gradient_clip_val: with trainer.precision=16-mixed, clipping needs optimizer.fused=false"
+            )
         else:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 

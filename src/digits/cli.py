@@ -30,6 +30,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 # A number in the config that may be overridden with something else: devices=auto, devices=[0,2].
 ANY_KIND = {"trainer.devices"}
+WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 
 # Tells runs apart that start in the same second.
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
@@ -51,7 +52,11 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             try:
                 return task(cfg)
             except Exception as error:
-                if FULL_ERRORS or HydraConfig.get().mode == RunMode.MULTIRUN:
+                if FULL_ERRORS:
+                    raise
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    line = one_line(error, config_name) or f"{type(error).__name__}: {error}"
+                    print(f"error in {HydraConfig.get().runtime.output_dir}: {line}", file=sys.stderr)
                     raise  # the sweep goes on with its next job, and Hydra raises this at its end
                 _exit(error, config_name)
 
@@ -100,6 +105,8 @@ def one_line(error: BaseException, config_name: str) -> str | None:
             return f"{error.full_key} is not set: give {error.full_key}=..."
         case HydraException():
             return _flat(str(error))
+        case OSError() if error.filename is not None:
+            return f"{error.filename}: {error.strerror}"
         case OmegaConfBaseException():
             return f"{_flat(str(error).partition('    full_key:')[0])} (in {error.full_key})"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's; importing it would take seconds
@@ -165,7 +172,7 @@ def _flatten(cfg: DictConfig, prefix: str = "") -> list[str]:
 
 
 def check_overrides(cfg: DictConfig) -> None:
-    """Finds `optimizer.lr=abc` before any training starts: a number or a list in the config has to stay one.
+    """Finds `optimizer.lr=abc` before any training starts: a number, a list, true or false has to stay one.
 
     Raises:
         UserError: for an override of another kind than the default, or a seed out of range.
@@ -177,24 +184,27 @@ def check_overrides(cfg: DictConfig) -> None:
         if key in ANY_KIND or key.startswith(("+", "~")):
             continue
         expected, value = OmegaConf.select(default, key), OmegaConf.select(cfg, key)
-        if value is None or (kind := _kind(expected)) is None:
-            continue
-        if _kind(value) not in (kind, "whole number" if kind == "number" else kind):
-            raise UserError(f"{key}={value}: not a {kind} (the default is {key}={expected})")
-    if "seed" in cfg and not 0 <= cfg.seed < 2**32:
+        kind = _kind(expected)
+        fits = {kind}
+        # 1 is a number too; and some of Lightning's switches take a count, as trainer.fast_dev_run=5 does.
+        if kind == NUMBER or (kind == SWITCH and key.startswith("trainer.")):
+            fits.add(WHOLE)
+        if kind and value is not None and _kind(value) not in fits:
+            raise UserError(f"{key}={value}: not {kind} (the default is {key}={str(expected).lower()})")
+    if "seed" in cfg and not (_kind(cfg.seed) == WHOLE and 0 <= cfg.seed < 2**32):
         raise UserError(f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}")
 
 
 def _kind(value: Any) -> str | None:
     match value:
         case bool():
-            return None  # several of Lightning's switches take a number or a name too
+            return SWITCH
         case int():
-            return "whole number"
+            return WHOLE
         case float():
-            return "number"
+            return NUMBER
         case ListConfig():
-            return "list"
+            return LIST
     return None
 
 

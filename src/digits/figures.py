@@ -46,7 +46,7 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | No
 
     Args:
         history: a mapping for each epoch: `epoch` from 1, and what there is of `{train,val}/{loss,acc}`.
-        best_epoch: the epoch, from 1, whose checkpoint was kept; marked if given.
+        best_epoch: the epoch, from 1, with the highest val/acc; marked if given.
         dataset: for the title.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")

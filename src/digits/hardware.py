@@ -36,6 +36,11 @@ def device_type(accelerator: str) -> str:
     return asked
 
 
+def plain_float32() -> None:
+    """Makes float32 mean float32: by default, convolutions on newer NVIDIA chips round their input to TF32."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def resolve_precision(precision: str | int, device_type: str) -> str | int:
     """Lightning's precision that `auto` stands for on a kind of device; any other is returned as it is."""
     if precision != "auto":
@@ -58,7 +63,7 @@ def evaluation_precision(precision: str | int, trained: str) -> str | int:
 
 
 def describe_device(device: torch.device) -> str:
-    """A device for people: `CUDA (NVIDIA H100)`, `MPS (Apple M3)` or `CPU (AMD EPYC, 2 threads)`."""
+    """A device for people, such as `CUDA (NVIDIA H100)` or `CPU (AMD EPYC, 2 threads)`."""
     if device.type == "cuda":
         return f"CUDA ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
