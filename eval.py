@@ -51,9 +51,7 @@ def main(cfg: DictConfig) -> None:
             logger=False,
             _convert_="all",
         )
-        if trainer.world_size > 1:
-            raise UserError(f"trainer.devices={cfg.trainer.devices}: only one device is supported yet. Give 1")
-        device = hardware.describe_device(trainer.strategy.root_device)
+        device = hardware.describe_device(hardware.only_device(trainer))
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
         log.info("of:     %s, trained on %s, seed %s", cfg.ckpt_path, trained["data"]["dataset"], trained.get("seed"))
         record.update(device=device, precision=trainer.precision, seed=trained.get("seed"))

@@ -32,7 +32,6 @@ def main(cfg: DictConfig) -> float | None:
         from digits.checkpoints import load_checkpoint
         from digits.classifier import Classifier
         from digits.console import quiet_libraries
-        from digits.errors import UserError
 
         quiet_libraries()
         hardware.plain_float32()
@@ -51,9 +50,7 @@ def main(cfg: DictConfig) -> float | None:
             logger=[instantiate(logger) for logger in cfg.logger.values()],
             _convert_="all",
         )
-        if trainer.world_size > 1:
-            raise UserError(f"trainer.devices={cfg.trainer.devices}: only one device is supported yet. Give 1")
-        device = hardware.describe_device(trainer.strategy.root_device)
+        device = hardware.describe_device(hardware.only_device(trainer))
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
         record.update(device=device, precision=trainer.precision)
 

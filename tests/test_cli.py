@@ -27,7 +27,7 @@ ERRORS = {
     "model.batch_norm=no": "model.batch_norm=no: not true or false",
     "data.pin_memory=no": "data.pin_memory=no: there are true, false and null",
     "optimizer.lr=-1": "optimizer: Invalid learning rate: -1",
-    "trainer.devices=2": "trainer.devices=2: only one device is supported yet",
+    "trainer.devices=2": "trainer.devices: 2 processes are not supported yet. Give devices=1",
     "seed=-1": "seed=-1: a seed lies between 0 and 4294967295",
     "seed=${nowhere}": "'nowhere' not found",
     "data.batch_size=0": "data.batch_size=0: a batch needs at least 1 image",

@@ -204,8 +204,11 @@ def log_hyperparameters(trainer: L.Trainer, settings: Mapping[str, Any], values:
 
     They are logged under `best/...`: under their own names they would put a point into the epochs' curves.
     """
-    chosen = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
-    chosen["data"] = {name: settings["data"][name] for name in ("dataset", "batch_size")}
+    groups = {name: dict(settings[name]) for name in ("model", "optimizer", "scheduler", "augmentation")}
+    for group in groups.values():
+        group.pop("_partial_", None)  # Hydra's, not a setting
+    data = {name: settings["data"][name] for name in ("dataset", "batch_size")}
+    chosen = {**groups, "data": data, "seed": settings["seed"]}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(chosen, {f"best/{name}": value for name, value in values.items()})

@@ -3,6 +3,7 @@
 import platform
 from pathlib import Path
 
+import lightning as L
 import torch
 
 from digits.errors import UserError
@@ -60,6 +61,17 @@ def evaluation_precision(precision: str | int, trained: str) -> str | int:
     if precision != "auto":
         return precision
     return trained if trained.endswith("-true") else "32-true"
+
+
+def only_device(trainer: L.Trainer) -> torch.device:
+    """The device that a trainer runs on.
+
+    Raises:
+        UserError: if it has several; counting, saving and drawing are not made for several processes yet.
+    """
+    if trainer.world_size > 1:
+        raise UserError(f"trainer.devices: {trainer.world_size} processes are not supported yet. Give devices=1")
+    return trainer.strategy.root_device
 
 
 def describe_device(device: torch.device) -> str:
