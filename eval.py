@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from digits.cli import check_overrides, entry_point
+from digits.errors import UserError
 from digits.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,9 @@ def main(cfg: DictConfig) -> None:
     with RunRecord(folder) as record:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         check_overrides(cfg)
-        record.update(ckpt_path=str(cfg.ckpt_path))
+        record.update(ckpt_path=cfg.ckpt_path)
+        if not cfg.ckpt_path:
+            raise UserError("ckpt_path is not set: give ckpt_path=logs/train/runs/<run>/checkpoints/best.ckpt")
 
         import lightning as L
 
@@ -30,7 +33,6 @@ def main(cfg: DictConfig) -> None:
         from digits.classifier import Classifier
         from digits.console import quiet_libraries
         from digits.data import DigitsDataModule
-        from digits.errors import UserError
 
         quiet_libraries()
         hardware.plain_float32()

@@ -85,6 +85,9 @@ def main(cfg: DictConfig) -> float | None:
             trainer.fit(classifier, data)
         record.update(epochs=len(history.rows), train_seconds=round(sum(row["seconds"] for row in history.rows), 2))
 
+        if not history.rows:
+            log.warning("NOT TRAINED: no epoch was run; what follows is about the weights as they began")
+
         # Test the best checkpoint by validation (or the last one, or the weights as they are, where there is none)
         checkpoints = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
         epoch = len(history.rows)
@@ -93,6 +96,8 @@ def main(cfg: DictConfig) -> float | None:
             classifier.load_state_dict(checkpoint["state_dict"])
             epoch = checkpoint["epoch"] + 1
         [metrics] = trainer.test(classifier, data, verbose=False) or [{}]
+        if not metrics:
+            log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
         weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
         torch.save(weights, folder / "mnist_cnn_model.pth")
 

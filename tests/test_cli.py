@@ -1,5 +1,6 @@
 """The command line: quick answers, and errors of one line that name the offender and the way out."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,11 @@ ERRORS = {
     "optimizer.lr=abc": "optimizer.lr=abc: not a number (the default is optimizer.lr=0.001)",
     "trainer.max_epochs=1.5": "trainer.max_epochs=1.5: not a whole number",
     "model.channels=7": "model.channels=7: not a list",
-    "seed=null": "seed=None: a seed lies between 0 and 4294967295",
+    "seed=null": "seed=null: not a whole number (the default is seed=1)",
+    "optimizer.lr=null": "optimizer.lr=null: not a number (the default is optimizer.lr=0.001)",
+    "optimizer.betas=[0.9]": "optimizer: list index out of range",
+    "~model": "~model: model is needed. Choose another (model=...), or remove a key inside it",
+    "data.root=": "data.root (or DIGITS_DATA) is empty",
     "data.split_seed=-1": "data.split_seed=-1: a seed lies between",
     "data.offline_fallback=no": "data.offline_fallback=no: not true or false (the default is",
     "model.batch_norm=no": "model.batch_norm=no: not true or false",
@@ -72,6 +77,25 @@ def test_arguments_that_do_not_go_together_show_before_training(
     assert "epoch " not in outcome.out
 
 
+def test_ascii_terminal_gets_the_whole_report(tmp_path: Path) -> None:
+    words = ["train.py", "data=mnist5k", "trainer.max_epochs=1", f"log_dir={tmp_path}"]
+    answer = run(*words, LANG="C", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert answer.returncode == 0
+    assert "Logging error" not in answer.stderr
+    assert "most often confused" in answer.stdout
+    [log] = tmp_path.glob("train/runs/*/train.log")
+    assert "→" in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("output", [">&-", "| head -n 1"])
+def test_closed_output_does_not_cost_the_run(output: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} train.py data=mnist5k trainer.max_epochs=1 log_dir={tmp_path} {output}"
+    answer = subprocess.run(["bash", "-c", command], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert "Traceback" not in answer.stderr
+    [record] = tmp_path.glob("train/runs/*/metrics.json")
+    assert json.loads(record.read_text())["status"] == "completed"
+
+
 def test_log_folder_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = run("train.py", "data=mnist5k", "log_dir=/dev/null")
     assert answer.returncode == 1
@@ -90,7 +114,8 @@ def test_missing_gpu_is_one_line(command: Command) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "ckpt_path is not set: give ckpt_path=..."),
+        ([], "ckpt_path is not set: give ckpt_path=logs/"),
+        (["ckpt_path="], "ckpt_path is not set: give ckpt_path=logs/"),
         (["ckpt_path=nowhere.ckpt"], "ckpt_path=nowhere.ckpt: no such file"),
         (["ckpt_path=pyproject.toml"], "ckpt_path=pyproject.toml: no checkpoint"),
         (["ckpt_pth=best.ckpt"], "there is no key ckpt_pth. Did you mean ckpt_path?"),

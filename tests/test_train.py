@@ -242,6 +242,11 @@ def test_unusual_run_completes(overrides: list[str], command: Command) -> None:
     assert (outcome.folder / "mnist_cnn_model.pth").exists()
 
 
+def test_untrained_and_untested_runs_say_so(command: Command) -> None:
+    assert "NOT TRAINED" in command("train", "data=mnist5k", "trainer.max_epochs=0").out
+    assert "NOT TESTED" in command("train", *SHORT, "trainer.limit_train_batches=1", "trainer.limit_test_batches=0").out
+
+
 def test_epoch_without_validation_has_no_figures_of_one(command: Command) -> None:
     outcome = command(
         "train",

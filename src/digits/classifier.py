@@ -135,7 +135,7 @@ class Classifier(L.LightningModule):
             scheduler = self.make_scheduler(optimizer)
             optimizer.step()
             scheduler.step()
-        except (ArithmeticError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{part}: {error}. See its keys with --cfg job") from error
 
     def configure_gradient_clipping(

@@ -2,6 +2,8 @@
 
 import difflib
 import functools
+import io
+import logging
 import os
 import secrets
 import sys
@@ -18,6 +20,7 @@ from hydra.errors import (
     HydraException,
     InstantiationException,
     MissingConfigException,
+    OverrideParseException,
 )
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
@@ -64,6 +67,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
         @functools.wraps(task)
         def main() -> None:
+            _survive_any_output()
             if FULL_ERRORS:
                 return command()
             os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -79,6 +83,16 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         return main
 
     return decorate
+
+
+def _survive_any_output() -> None:
+    """A terminal without × and →, a closed or a broken pipe must not cost a run or its report."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - open as long as the process lives
+    sys.stderr = sys.stderr or sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    logging.raiseExceptions = False  # by `train.py | head`: the log file has the rest
 
 
 def _exit(error: Exception, config_name: str) -> NoReturn:
@@ -103,6 +117,8 @@ def one_line(error: BaseException, config_name: str) -> str | None:
             return _mistyped_key(cause.full_key, config_name)
         case MissingMandatoryValue():
             return f"{error.full_key} is not set: give {error.full_key}=..."
+        case OverrideParseException():
+            return f"{_flat(str(error))} (a value with = , [ or a space needs quotes: 'key=\"value\"')"
         case HydraException():
             return _flat(str(error))
         case OSError() if error.filename is not None:
@@ -179,6 +195,8 @@ def check_overrides(cfg: DictConfig) -> None:
     """
     words = HydraConfig.get().overrides.task
     default = compose(HydraConfig.get().job.config_name, overrides=_choices(words))
+    for name in default.keys() - cfg.keys():
+        raise UserError(f"~{name}: {name} is needed. Choose another ({name}=...), or remove a key inside it")
     keys = [word.partition("=")[0] for word in words if word not in _choices(words)]
     for key in keys:
         if key in ANY_KIND or key.startswith(("+", "~")):
@@ -189,7 +207,11 @@ def check_overrides(cfg: DictConfig) -> None:
         # 1 is a number too; and some of Lightning's switches take a count, as trainer.fast_dev_run=5 does.
         if kind == NUMBER or (kind == SWITCH and key.startswith("trainer.")):
             fits.add(WHOLE)
-        if kind and value is not None and _kind(value) not in fits:
+        # null is Lightning's own default for several numbers.
+        if value is None and key.startswith("trainer."):
+            continue
+        if kind and _kind(value) not in fits:
+            value = "null" if value is None else value
             raise UserError(f"{key}={value}: not {kind} (the default is {key}={str(expected).lower()})")
     if "seed" in cfg and not (_kind(cfg.seed) == WHOLE and 0 <= cfg.seed < 2**32):
         raise UserError(f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}")

@@ -129,6 +129,8 @@ class DigitsDataModule(L.LightningDataModule):
         super().__init__()
         if dataset not in ("mnist", "mnist5k"):
             raise UserError(f"data.dataset={dataset}: there are mnist and mnist5k")
+        if not root:
+            raise UserError("data.root (or DIGITS_DATA) is empty: give the folder that holds, or will hold, MNIST/raw")
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value < 1:
                 raise UserError(f"data.{name}={value}: a batch needs at least 1 image")

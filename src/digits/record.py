@@ -57,7 +57,7 @@ class RunRecord:
         elif issubclass(kind, KeyboardInterrupt | SystemExit):
             self.update(status="interrupted", error=f"{kind.__name__}: {error}")
         else:
-            self.update(status="failed", error=f"{kind.__name__}: {error}")
+            self.update(status="failed", error=f"{kind.__name__}: {' '.join(str(error).split())}")
 
 
 def git_state() -> dict[str, Any]:
