@@ -105,7 +105,8 @@ def main(cfg: DictConfig) -> float | None:
         validation = {name: value for name, value in history.row(epoch).items() if name.startswith("val/")}
         figures = report.plain(metrics) | validation
         record.update(tested_epoch=epoch, **figures, **test_report.facts)
-        log_hyperparameters(trainer, settings, figures)
+        data_recipe = {name: settings["data"][name] for name in ("dataset", "batch_size")}
+        log_hyperparameters(trainer, {**recipe, "data": data_recipe}, figures)
         log.info("saved: %s", folder)
         return figures.get("val/acc")
 

@@ -115,12 +115,8 @@ class DataFigures(Callback):
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(torch.initial_seed()))
         images, target = train.__getitems__(chosen[: self.images])
         labels = [data.class_names[i] for i in target]
-        _save(
-            trainer,
-            self.folder,
-            "sample_images",
-            figures.sample_images(images[:, 0].numpy(), labels, data.dataset),
-        )
+        figure = figures.sample_images(images[:, 0].numpy(), labels, data.dataset)
+        _save(trainer, self.folder, "sample_images", figure)
         counts = report.class_counts(data.splits, data.num_classes)
         figure = figures.class_distribution(counts, data.class_names, data.dataset)
         _save(trainer, self.folder, "class_distribution", figure)
@@ -199,16 +195,17 @@ def _save(trainer: L.Trainer, folder: Path, name: str, figure: Figure) -> None:
             logger.experiment.add_image(name, imread(path)[..., :3], trainer.global_step, dataformats="HWC")
 
 
-def log_hyperparameters(trainer: L.Trainer, settings: Mapping[str, Any], values: Mapping[str, float]) -> None:
-    """Fills TensorBoard's HPARAMS tab once the run's figures are known: validation at its best epoch, and test.
+def log_hyperparameters(trainer: L.Trainer, recipe: Mapping[str, Any], values: Mapping[str, float]) -> None:
+    """Fills TensorBoard's HPARAMS tab once the run's figures are known: those of the tested checkpoint.
 
     They are logged under `best/...`: under their own names they would put a point into the epochs' curves.
     """
-    groups = {name: dict(settings[name]) for name in ("model", "optimizer", "scheduler", "augmentation")}
-    for group in groups.values():
-        group.pop("_partial_", None)  # Hydra's, not a setting
-    data = {name: settings["data"][name] for name in ("dataset", "batch_size")}
-    chosen = {**groups, "data": data, "seed": settings["seed"]}
+    shown = {
+        name: {key: value for key, value in part.items() if key != "_partial_"}  # Hydra's, not a setting
+        if isinstance(part, Mapping)
+        else part
+        for name, part in recipe.items()
+    }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(chosen, {f"best/{name}": value for name, value in values.items()})
+            logger.log_hyperparams(shown, {f"best/{name}": value for name, value in values.items()})

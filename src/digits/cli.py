@@ -31,7 +31,7 @@ from digits.errors import UserError
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Asked for by the user; entry_point sets the variable too, to have Hydra hand its errors on.
 FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1"
-# A number in the config that may be overridden with something else: devices=auto, devices=[0,2].
+# A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU.
 ANY_KIND = {"trainer.devices"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 
@@ -194,10 +194,11 @@ def check_overrides(cfg: DictConfig) -> None:
         UserError: for an override of another kind than the default, or a seed out of range.
     """
     words = HydraConfig.get().overrides.task
-    default = compose(HydraConfig.get().job.config_name, overrides=_choices(words))
+    choices = _choices(words)
+    default = compose(HydraConfig.get().job.config_name, overrides=choices)
     for name in default.keys() - cfg.keys():
         raise UserError(f"~{name}: {name} is needed. Choose another ({name}=...), or remove a key inside it")
-    keys = [word.partition("=")[0] for word in words if word not in _choices(words)]
+    keys = [word.partition("=")[0] for word in words if word not in choices]
     for key in keys:
         if key in ANY_KIND or key.startswith(("+", "~")):
             continue
