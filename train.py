@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> float | None:
     with RunRecord(folder) as record:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         check_overrides(cfg)
-        record.update(seed=cfg.seed)
+        record.update(seed=cfg.seed, overrides=list(HydraConfig.get().overrides.task))
 
         # Here and not above: they take seconds, for which --help and a mistyped key should not wait.
         import lightning as L

@@ -11,14 +11,16 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from digits.errors import Pruned
+
 PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 
 
 class RunRecord:
     """Facts of a run, kept in `metrics.json` from its start to its end.
 
-    As a context manager it sets `status`: `running`, then `completed`, or `failed` or `interrupted` with the
-    `error`. A run that was killed stays `running`. The file is replaced in one step, so it is never half-written.
+    As a context manager it sets `status`: `running`, then `completed`, or `failed`, `interrupted` or `pruned` with
+    the `error`. A run that was killed stays `running`. The file is replaced in one step, so it is never half-written.
 
     Args:
         folder: the run's folder.
@@ -56,6 +58,8 @@ class RunRecord:
             self.update(status="completed")
         elif issubclass(kind, KeyboardInterrupt | SystemExit):
             self.update(status="interrupted", error=f"{kind.__name__}: {error}")
+        elif issubclass(kind, Pruned):
+            self.update(status="pruned", error=str(error))
         else:
             self.update(status="failed", error=f"{kind.__name__}: {' '.join(str(error).split())}")
 
