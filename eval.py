@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
@@ -16,66 +16,66 @@ log = logging.getLogger(__name__)
 
 @entry_point("eval")
 def main(cfg: DictConfig) -> None:
-    """Writes the same report for a checkpoint as training does for its best one."""
+    """Writes the same report for a checkpoint as training does for its best one; for several, for their ensemble."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     with RunRecord(folder) as record:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         check_overrides(cfg)
-        record.update(ckpt_path=cfg.ckpt_path)
-        if not cfg.ckpt_path:
+        paths = list(cfg.ckpt_path) if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path]
+        record.update(ckpt_path=paths if len(paths) > 1 else cfg.ckpt_path)
+        if not (paths and all(paths)):
             raise UserError("ckpt_path is not set: give ckpt_path=logs/train/runs/<run>/checkpoints/best.ckpt")
 
         import lightning as L
 
         from digits import hardware, report
         from digits.callbacks import ProgressBar, TestReport
-        from digits.checkpoints import load_checkpoint, restore_network
+        from digits.checkpoints import check_one_test_set, load_checkpoint, restore_data, restore_network
         from digits.classifier import Classifier
         from digits.console import quiet_libraries
-        from digits.data import DigitsDataModule
+        from digits.networks import Ensemble
 
         quiet_libraries()
         hardware.plain_float32()
 
-        # Checkpoint
-        checkpoint = load_checkpoint(cfg.ckpt_path)
-        trained = checkpoint["hyper_parameters"]
-        network = restore_network(checkpoint, cfg.ckpt_path)
+        # Checkpoints
+        checkpoints = {path: load_checkpoint(path) for path in paths}
+        networks = [restore_network(checkpoint, path) for path, checkpoint in checkpoints.items()]
+        check_one_test_set(checkpoints)
+        trained = checkpoints[paths[0]]["hyper_parameters"]
 
         # Device
         hardware.device_type(cfg.trainer.accelerator)
         test_report = TestReport(folder)
-        trainer: L.Trainer = instantiate(
-            cfg.trainer,
-            precision=hardware.evaluation_precision(cfg.trainer.precision, trained["precision"]),
-            default_root_dir=str(folder),
-            callbacks=[*([ProgressBar()] if cfg.trainer.enable_progress_bar else []), test_report],
-            logger=False,
-            _convert_="all",
-        )
-        device = hardware.describe_device(hardware.only_device(trainer))
+        bar = [ProgressBar()] if cfg.trainer.enable_progress_bar else []
+        precision = hardware.evaluation_precision(cfg.trainer.precision, trained["precision"])
+        settings = {"precision": precision, "default_root_dir": str(folder), "logger": False, "_convert_": "all"}
+        trainer: L.Trainer = instantiate(cfg.trainer, callbacks=[*bar, test_report], **settings)
+        device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
-        log.info("of:     %s, trained on %s, seed %s", cfg.ckpt_path, trained["data"]["dataset"], trained.get("seed"))
+        for path, checkpoint in checkpoints.items():
+            of = checkpoint["hyper_parameters"]
+            log.info("of:     %s, trained on %s, seed %s", path, of["data"]["dataset"], of.get("seed"))
         record.update(device=device, precision=trainer.precision, seed=trained.get("seed"))
 
         # Data: the checkpoint's own, from where training found it, unless another is asked for
-        settings = dict(trained["data"])
-        if not Path(settings["root"]).is_dir():  # a checkpoint from another machine
-            settings["root"] = "data"
-        settings |= {name: value for name, value in cfg.data.items() if value is not None}
-        data = DigitsDataModule(**settings)
-        data.prepare_data()
-        data.setup()
-        if data.dataset == "mnist5k" and trained["data"]["dataset"] == "mnist":
-            raise UserError(
-                "data.dataset=mnist5k: no test set for this checkpoint, which was trained on mnist:"
-                " all of mnist5k are training images of mnist"
-            )
+        data = restore_data(checkpoints[paths[0]], **cfg.data)
         record.update(dataset=data.dataset, split_sizes=data.split_sizes)
 
-        # Test
+        # Test; of several, each alone and then the mean of their probabilities
+        if len(networks) > 1:
+            members = []
+            for path, network in zip(paths, networks, strict=True):
+                alone = instantiate(cfg.trainer, callbacks=bar, **settings)
+                [metrics] = alone.test(Classifier(network, data.num_classes), data, verbose=False) or [{}]
+                members.append({"ckpt_path": path, **report.plain(metrics)})
+            record.update(members=members)
+        network = networks[0] if len(networks) == 1 else Ensemble(networks)
         [metrics] = trainer.test(Classifier(network, data.num_classes), data, verbose=False) or [{}]
-        record.update(**report.plain(metrics), **test_report.facts)
+        figures = report.plain(metrics)
+        if len(networks) > 1:
+            log.info("%s", report.ensemble(members, figures))
+        record.update(**figures, **test_report.facts)
         log.info("saved: %s", folder)
 
 

@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from digits.cli import check_overrides, entry_point
+from digits.errors import UserError
 from digits.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,9 @@ def main(cfg: DictConfig) -> float | None:
         import torch
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        from digits import hardware, report
+        from digits import hardware, report, tuning
         from digits.callbacks import History, ProgressBar, TestReport, log_hyperparameters
         from digits.checkpoints import load_checkpoint
-        from digits.classifier import Classifier
         from digits.console import quiet_libraries
 
         quiet_libraries()
@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> float | None:
             logger=[instantiate(logger) for logger in cfg.logger.values()],
             _convert_="all",
         )
-        device = hardware.describe_device(hardware.only_device(trainer))
+        device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
         record.update(device=device, precision=trainer.precision)
 
@@ -59,46 +59,52 @@ def main(cfg: DictConfig) -> float | None:
         data = instantiate(cfg.data, augmentation=augmentation, _convert_="all")
         data.prepare_data()
         data.setup()
-        if data.dataset != cfg.data.dataset:  # the fall-back: the run's config says so too
-            cfg.data.dataset = data.dataset
-            OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+        cfg.data.dataset = data.dataset  # the fall-back: the run's config says so too
         log.info("%s", report.data_statistics(data))
         record.update(dataset=data.dataset, split_sizes=data.split_sizes)
+        if not (data.splits.val and cfg.trainer.limit_val_batches):
+            check_nothing_watches_validation(cfg)
+
+        # Tune: what is found goes into the config, as if it had been given
+        if cfg.find_batch_size:
+            found = tuning.find_batch_size(make_classifier(cfg, data), data, tuning.probe(trainer, folder))
+            cfg.data.batch_size = data.batch_size = found
+            log.info("find_batch_size: data.batch_size=%s", found)
+        if cfg.find_lr:
+            cfg.optimizer.lr = tuning.find_lr(make_classifier(cfg, data), data, tuning.probe(trainer, folder))
+            log.info("find_lr: optimizer.lr=%s", cfg.optimizer.lr)
+        if cfg.find_batch_size or cfg.find_lr:
+            L.seed_everything(cfg.seed, workers=True, verbose=False)
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
 
         # Network; the checkpoint takes along, as plain types, what rebuilds it and its data
+        classifier = make_classifier(cfg, data)
         settings = OmegaConf.to_container(cfg, resolve=True)
-        settings["model"] |= {"in_channels": data.in_channels, "num_classes": data.num_classes}
-        network = instantiate(settings["model"], _convert_="all")
-        classifier = Classifier(
-            network,
-            data.num_classes,
-            optimizer=instantiate(cfg.optimizer, _convert_="all"),
-            scheduler=instantiate(cfg.scheduler, _convert_="all"),
-        )
+        settings["model"] |= shape(data)
         recipe = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
         classifier.save_hyperparameters({**recipe, "data": data.settings, "precision": trainer.precision}, logger=False)
-        log.info("%s", report.network_summary(network, data.splits.val.images[:1].float()))
-        record.update(parameters=sum(parameter.numel() for parameter in network.parameters()))
+        log.info("%s", report.network_summary(classifier.network, data.splits.train.images[:1].float()))
+        record.update(parameters=sum(parameter.numel() for parameter in classifier.network.parameters()))
 
         # Fit
         with logging_redirect_tqdm():
             trainer.fit(classifier, data)
         record.update(epochs=len(history.rows), train_seconds=round(sum(row["seconds"] for row in history.rows), 2))
-
         if not history.rows:
             log.warning("NOT TRAINED: no epoch was run; what follows is about the weights as they began")
 
         # Test the best checkpoint by validation (or the last one, or the weights as they are, where there is none)
         checkpoints = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+        tested = next((path for path in checkpoints if path.exists()), None)
         epoch = len(history.rows)
-        if tested := next((path for path in checkpoints if path.exists()), None):
+        if tested := trainer.strategy.broadcast(tested):  # of several processes, the first one saves
             checkpoint = load_checkpoint(tested)
             classifier.load_state_dict(checkpoint["state_dict"])
             epoch = checkpoint["epoch"] + 1
         [metrics] = trainer.test(classifier, data, verbose=False) or [{}]
         if not metrics:
             log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
-        weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+        weights = {name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
         torch.save(weights, folder / "mnist_cnn_model.pth")
 
         # Report
@@ -109,6 +115,36 @@ def main(cfg: DictConfig) -> float | None:
         log_hyperparameters(trainer, {**recipe, "data": data_recipe}, figures)
         log.info("saved: %s", folder)
         return figures.get("val/acc")
+
+
+def shape(data):
+    return {n: getattr(data, n, 28) for n in ("in_channels", "num_classes", "image_size")}
+
+
+def make_classifier(cfg: DictConfig, data):
+    """The network for the data's images and classes, with its optimizer and its schedule: data in, Classifier out."""
+    from digits.classifier import Classifier
+
+    network = instantiate(cfg.model, **shape(data), _convert_="all")
+    schedule = OmegaConf.to_container(cfg.scheduler, resolve=True)
+    when = {name: schedule.pop(name) for name in ("interval", "frequency", "monitor") if name in schedule}
+    return Classifier(
+        network,
+        data.num_classes,
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        scheduler=instantiate(schedule, _convert_="all"),
+        **when,
+        label_smoothing=cfg.label_smoothing,
+    )
+
+
+def check_nothing_watches_validation(cfg: DictConfig) -> None:
+    """Without a validation, a schedule or a callback that waits for its figures would fail an epoch later."""
+    watchers = {"scheduler": cfg.scheduler} | {f"callbacks.{key}": part for key, part in cfg.callbacks.items()}
+    for name, part in watchers.items():
+        monitor = part.get("monitor") or ""
+        if monitor.startswith("val/") and name != "callbacks.best_checkpoint":
+            raise UserError(f"{name} watches {monitor}, but nothing is validated. Choose another, or set data.val_size")
 
 
 if __name__ == "__main__":

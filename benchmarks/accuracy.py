@@ -1,50 +1,118 @@
-"""Test accuracy over several seeds, mean and standard deviation, of train.py with any overrides.
+"""Test accuracy of models and experiments over several seeds, mean and standard deviation: the README's table.
 
-    python -m benchmarks.accuracy --seeds 5 optimizer=adam
+    python -m benchmarks.accuracy                       every row, seeds 1 to 3; what was measured before is kept
+    python -m benchmarks.accuracy --rows fast --seeds 5
+    python -m benchmarks.accuracy --time                the seconds of one epoch of each row, on an idle machine
+    python -m benchmarks.accuracy --write               puts the table into README.md and the experiments' heads
 
 The seeds share one validation split; each run is tested with its best checkpoint by validation.
 """
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import track
+
 PROJECT = Path(__file__).parents[1]
+LOGS = PROJECT / "logs" / "benchmarks" / "accuracy"
+BEGIN, END = "<!-- measured by benchmarks/accuracy.py -->", "<!-- end of what was measured -->"
+RECIPE = "augmentation=affine scheduler=onecycle optimizer.lr=0.003"
+ROWS = {
+    "cnn": "",
+    "fast": "model=fast scheduler=onecycle optimizer.lr=0.003 trainer.max_epochs=8",
+    "cnn_bn": f"model=cnn_bn {RECIPE}",
+    "densenet": f"model=densenet {RECIPE} trainer.max_epochs=6",
+    "resnet18": f"model=resnet18 {RECIPE} trainer.max_epochs=5",
+    "tutorial": "experiment=tutorial",
+    "quick": "experiment=quick",
+    "accurate": "experiment=accurate",
+}
+
+
+def records(row: str, part: str) -> list[dict]:
+    """The completed runs of a row: `part` is a seed's number, `*` for any, or `time`."""
+    found = [json.loads(path.read_text()) for path in sorted(LOGS.glob(f"{row}/{part}/train/runs/*/metrics.json"))]
+    return [record for record in found if record["status"] == "completed"]
+
+
+def train(row: str, part: str, *overrides: str) -> None:
+    words = ["train.py", *ROWS[row].split(), "data.offline_fallback=false", *overrides, f"log_dir={LOGS / row / part}"]
+    subprocess.run([sys.executable, *words], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+
+
+def cells(row: str) -> dict[str, str]:
+    """A row of the table, from what was measured."""
+    runs = [record for record in records(row, "*") if record["epochs"] and "test/acc" in record]
+    accuracy = [100 * record["test/acc"] for record in runs]
+    spread = f" ± {statistics.stdev(accuracy):.2f}" if len(accuracy) > 1 else ""
+    timed = records(row, "time")
+    epochs, seconds = runs[0]["epochs"], timed[-1]["train_seconds"] if timed else None
+    return {
+        "command": f"`python train.py {ROWS[row]}`".replace(" `", "`"),
+        "parameters": f"{runs[0]['parameters']:,}",
+        "test accuracy": f"{statistics.mean(accuracy):.2f}{spread} %",
+        "seeds": ", ".join(f"{value:.2f}" for value in accuracy),
+        "training": f"{epochs} × {seconds:.1f} s" if seconds else f"{epochs} epochs",
+    }
+
+
+def machine(row: str) -> str:
+    record = (records(row, "time") or records(row, "*"))[-1]
+    return f"{record['device']}, {record['precision']}, torch {record['versions']['torch']}"
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    lines = [" | ".join(rows[0]), "|".join("---" for _ in rows[0]), *(" | ".join(row.values()) for row in rows)]
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
+
+
+def write(measured: dict[str, dict[str, str]]) -> None:
+    """Puts the table between its two marks in README.md, and each experiment's row into its head."""
+    readme = PROJECT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    first = next(iter(measured))
+    note = f"(MNIST, the official 10,000 test images, mean ± sd; {machine(first)})"
+    readme.write_text(f"{before}{BEGIN}\n{markdown(list(measured.values()))}\n\n{note}\n{END}{after}")
+    for row, found in measured.items():
+        path = PROJECT / "configs" / "experiment" / f"{row}.yaml"
+        if path.exists():
+            line = (
+                f"# Measured: {found['test accuracy']} (mean ± sd; {found['seeds']}) on the 10,000 test images,"
+                f"\n#   {found['training']}, {machine(row)}"
+            )
+            path.write_text(re.sub(r"# Measured:.*(\n#   .*)?", line, path.read_text()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="train with the seeds 1 to N (default: 5)")
-    parser.add_argument("overrides", nargs="*", help="of train.py, such as optimizer=sgd")
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS), help="of the table (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, help="train with the seeds 1 to N (default: 3)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--time", action="store_true", help="measure seconds instead of accuracy")
+    what.add_argument("--write", action="store_true", help="measure nothing, write what was measured")
     arguments = parser.parse_args()
 
-    records = []
-    with tempfile.TemporaryDirectory() as logs:
-        for seed in range(1, arguments.seeds + 1):
-            words = ["train.py", *arguments.overrides, f"seed={seed}", f"log_dir={logs}/{seed}"]
-            subprocess.run([sys.executable, *words], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
-            [path] = Path(logs, str(seed)).glob("train/runs/*/metrics.json")
-            records.append(record := json.loads(path.read_text()))
-            print(
-                f"seed {seed}: test/acc {record['test/acc']:.4f}, val/acc {record['val/acc']:.4f}"
-                f" (epoch {record['tested_epoch']}), {record['train_seconds']:.0f} s of training",
-                flush=True,
-            )
+    if arguments.time:
+        for row in track(arguments.rows, "timing"):
+            train(row, "time", "trainer.max_epochs=1", "trainer.limit_test_batches=0")
+    elif not arguments.write:
+        runs = [(row, str(seed)) for row in arguments.rows for seed in range(1, arguments.seeds + 1)]
+        for row, seed in track([run for run in runs if not records(*run)], "training"):
+            train(row, seed, f"seed={seed}")
 
-    first = records[0]
-    accuracy = [100 * record["test/acc"] for record in records]
-    spread = f" ± {statistics.stdev(accuracy):.2f}" if len(accuracy) > 1 else ""
-    seconds = statistics.median(record["train_seconds"] for record in records)
-    print(f"\npython train.py {' '.join(arguments.overrides)}".rstrip())
-    print(
-        f"test accuracy on {first['dataset']} ({first['split_sizes']['test']:,} images):"
-        f" {statistics.mean(accuracy):.2f}{spread} % (mean ± sd, {len(records)} seeds),"
-        f" {seconds:.0f} s of training (median), {first['device']}, {first['precision']}"
-    )
+    measured = {row: cells(row) for row in arguments.rows if any(r["epochs"] and "test/acc" in r for r in records(row, "*"))}
+    if arguments.write:
+        write(measured)
+    elif measured:
+        Console(soft_wrap=True).print(markdown(list(measured.values())), markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,17 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from torchvision.datasets import MNIST
+from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNIST
 
-from digits.data import DigitsDataModule, raw_folder
+from digits.data import DigitsDataModule
+from digits.datasets import DEBIAN_FASHION_MNIST, FASHION_MNIST_MD5, raw_folder
 
 PROJECT = Path(__file__).parents[1]
 NOWHERE = "http://127.0.0.1:9/"  # nothing listens there: refused at once
@@ -23,7 +25,15 @@ NOWHERE = "http://127.0.0.1:9/"  # nothing listens there: refused at once
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MNIST, "mirrors", [NOWHERE])
+    for dataset in (MNIST, FashionMNIST, KMNIST):
+        monkeypatch.setattr(dataset, "mirrors", [NOWHERE])
+    monkeypatch.setattr(EMNIST, "url", f"{NOWHERE}gzip.zip")
+    resources = {
+        what: [(NOWHERE + Path(url).name, md5) for url, md5 in files] for what, files in QMNIST.resources.items()
+    }
+    monkeypatch.setattr(QMNIST, "resources", resources)
+    split_list = {part: [NOWHERE + name, name, md5] for part, (_, name, md5) in USPS.split_list.items()}
+    monkeypatch.setattr(USPS, "split_list", split_list)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +59,19 @@ def mnist(mnist_root: Path) -> DigitsDataModule:
     data = DigitsDataModule("mnist", root=str(mnist_root), offline_fallback=False)
     data.setup()
     return data
+
+
+@pytest.fixture(scope="session")
+def fashion_root() -> Path:
+    """A folder with the four original files of Fashion-MNIST; the test is skipped where there is none."""
+    roots = [PROJECT / os.environ.get("DIGITS_DATA", "data"), PROJECT / "data"]
+    folders = [*(raw_folder(root, FashionMNIST) for root in roots), DEBIAN_FASHION_MNIST]
+    if given := os.environ.get("DIGITS_FASHION_MNIST"):
+        folders.append(Path(given))
+    for folder in folders:
+        if all((folder / f"{name}.gz").exists() for name in FASHION_MNIST_MD5):
+            return folder
+    pytest.skip("Fashion-MNIST is not here: install Debian's dataset-fashion-mnist or set DIGITS_FASHION_MNIST")
 
 
 @dataclass
@@ -107,10 +130,11 @@ class Handler(SimpleHTTPRequestHandler):
     cut: int | None = None
 
     def copyfile(self, source, outputfile) -> None:
-        if self.cut is None:
-            shutil.copyfileobj(source, outputfile)
-        else:
-            outputfile.write(source.read(self.cut))
+        with suppress(ConnectionError):  # torchvision asks twice, and first hangs up without listening
+            if self.cut is None:
+                shutil.copyfileobj(source, outputfile)
+            else:
+                outputfile.write(source.read(self.cut))
 
     def log_message(self, *args: object) -> None:
         pass
@@ -118,15 +142,16 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """`serve(folder)` makes a server on this machine the only mirror of MNIST."""
+    """`serve(folder)` makes a server on this machine the only mirror of MNIST and of Fashion-MNIST."""
     servers = []
 
     def start(folder: Path, cut: int | None = None) -> None:
         handler = partial(type("Cutting", (Handler,), {"cut": cut}), directory=str(folder))
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=partial(server.serve_forever, poll_interval=0.02), daemon=True).start()
         servers.append(server)
-        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        for dataset in (MNIST, FashionMNIST):
+            monkeypatch.setattr(dataset, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         monkeypatch.setenv("no_proxy", "127.0.0.1")
 
     yield start

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from digits.checkpoints import load_checkpoint, restore_network
+from digits.checkpoints import load_checkpoint, restore_data, restore_network
 from digits.data import DigitsDataModule
+from digits.datasets import load_mnist5k
 from digits.errors import UserError
 from digits.networks import CNN
 
@@ -33,7 +35,20 @@ def test_carries_only_plain_settings(trained: Path, name: str) -> None:
     assert only_plain(settings)
     root = settings["data"].pop("root")
     assert Path(root).is_absolute()
-    assert settings["data"] == {"dataset": "mnist5k", "split_seed": 0, "mean": 0.1307, "std": 0.3081}
+    assert settings["data"] == {
+        "dataset": "mnist5k",
+        "subset": None,
+        "split_seed": 0,
+        "val_size": 500,
+        "test_size": 500,
+        "folds": None,
+        "fold": 0,
+        "image_size": 28,
+        "channels": 1,
+        "mean": [0.1307],
+        "std": [0.3081],
+        "class_names": list("0123456789"),
+    }
     assert settings["model"]["channels"] == [32, 64]
     assert settings["optimizer"]["lr"] == 0.001
     assert settings["seed"] == 1
@@ -110,6 +125,11 @@ def test_names_in_a_checkpoint_do_not_choose_what_runs(best: Path, target: str) 
     [
         {"augmentation": {"_target_": "pathlib.Path.touch", "_args_": ["hostile-code-ran"]}},
         {"mean": "0.1"},
+        {"mean": ["0.1"]},
+        {"mean": 0.1},
+        {"fold": True},
+        {"folds": [5]},
+        {"class_names": [{"_target_": "pathlib.Path"}]},
         {"root": {"_target_": "pathlib.Path"}},
     ],
 )
@@ -149,13 +169,98 @@ def test_weights_that_do_not_fit(best: Path) -> None:
         restore_network(checkpoint, best)
 
 
-def test_every_knob_comes_back(tmp_path: Path) -> None:
+def test_every_knob_comes_back(tmp_path: Path, sample: DigitsDataModule) -> None:
     settings = {"_target_": "digits.networks.CNN", "channels": [4, 8, 16], "batch_norm": True, "dropout": 0.1}
     network = CNN(channels=[4, 8, 16], batch_norm=True, dropout=0.1)
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    data = DigitsDataModule("mnist5k").settings
+    data = sample.settings
     checkpoint = {"hyper_parameters": {"model": settings, "data": data, "precision": "32-true"}, "state_dict": weights}
     torch.save(checkpoint, tmp_path / "c.ckpt")
     restored = restore_network(load_checkpoint(tmp_path / "c.ckpt"), "c.ckpt")
     images = torch.randn(2, 1, 28, 28)
     assert torch.equal(restored.eval()(images), network.eval()(images))
+
+
+# The data of a checkpoint
+
+
+def checkpoint_of(data: DigitsDataModule) -> dict:
+    return {"hyper_parameters": {"data": data.settings}}
+
+
+@pytest.fixture(autouse=True)
+def no_data_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIGITS_DATA", raising=False)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for i in range(20):
+        path = tmp_path / "pictures" / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(load_mnist5k()[0].images[i, 0].numpy()).save(path)
+    return tmp_path / "pictures"
+
+
+def test_data_comes_back_as_it_was(tmp_path: Path) -> None:
+    arguments = {"folds": 4, "fold": 3, "split_seed": 2, "val_size": 100, "mean": None, "std": None}
+    trained = DigitsDataModule("mnist5k", root=str(tmp_path), **arguments)
+    trained.setup()
+    data = restore_data(checkpoint_of(trained), dataset=None, root=None, eval_batch_size=33)
+    assert data.settings == trained.settings
+    assert data.eval_batch_size == 33
+    assert torch.equal(data.splits.test.images, trained.splits.test.images)
+
+
+def test_pictures_come_back_from_where_they_were(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = DigitsDataModule("image_folder", root=str(pictures))
+    trained.setup()
+    monkeypatch.setenv("DIGITS_DATA", "/elsewhere")
+    assert torch.equal(restore_data(checkpoint_of(trained)).splits.test.images, trained.splits.test.images)
+    pictures.rename(pictures.with_name("moved"))
+    with pytest.raises(UserError, match=f"data.root={pictures}: no such folder"):
+        restore_data(checkpoint_of(trained))
+    restore_data(checkpoint_of(trained), root=str(pictures.with_name("moved")))
+
+
+def test_pictures_that_changed_are_refused(pictures: Path) -> None:
+    trained = DigitsDataModule("image_folder", root=str(pictures))
+    trained.setup()
+    with pytest.raises(UserError, match=r"3 channel.* are not as the checkpoint's .28×28 pixels, 1 channel"):
+        restore_data(checkpoint_of(trained), channels=3)
+    (pictures / "dog").rename(pictures / "wolf")
+    with pytest.raises(UserError, match=r"its classes .cat, wolf. are not those that the checkpoint knows .cat, dog."):
+        restore_data(checkpoint_of(trained))
+
+
+def test_root_of_another_machine_is_replaced(
+    sample: DigitsDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = checkpoint_of(sample)
+    checkpoint["hyper_parameters"]["data"]["root"] = str(tmp_path)
+    assert restore_data(checkpoint).root == tmp_path
+    checkpoint["hyper_parameters"]["data"]["root"] = "/of/another/machine"
+    assert restore_data(checkpoint).root == Path("data")
+    monkeypatch.setenv("DIGITS_DATA", str(tmp_path))
+    assert restore_data(checkpoint).root == tmp_path
+    assert restore_data(checkpoint, root="here").root == Path("here")
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "qmnist"])
+def test_sample_does_not_test_what_has_seen_it(dataset: str, sample: DigitsDataModule) -> None:
+    checkpoint = checkpoint_of(sample)
+    checkpoint["hyper_parameters"]["data"] |= {"dataset": dataset, "test_size": None, "val_size": 5000}
+    with pytest.raises(UserError, match=f"all of mnist5k are training images of {dataset}"):
+        restore_data(checkpoint, dataset="mnist5k")
+
+
+def test_restoring_does_not_fall_back_unasked(sample: DigitsDataModule, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        restore_data(checkpoint_of(sample), dataset="mnist", root=str(tmp_path))
+    data = restore_data(checkpoint_of(sample), dataset="mnist", root=str(tmp_path), offline_fallback=True)
+    assert data.dataset == "mnist5k"
+
+
+def test_another_data_set_has_its_own_splits(sample: DigitsDataModule, mnist_root: Path) -> None:
+    data = restore_data(checkpoint_of(sample), dataset="mnist", root=str(mnist_root))
+    assert data.split_sizes == {"train": 55_000, "val": 5_000, "test": 10_000}

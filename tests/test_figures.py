@@ -1,5 +1,6 @@
 """The figures: what is written in them, for the usual and for the unusual case."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,18 @@ def texts(figure: Figure) -> list[str]:
 
 def test_sample_images_show_each_label(sample: DigitsDataModule) -> None:
     images, target = sample.splits.train.__getitems__([0, 1, 2, 3, 4])
-    figure = figures.sample_images(images[:, 0].numpy(), [str(t.item()) for t in target], "mnist5k")
+    figure = figures.sample_images(images.numpy(), [str(t.item()) for t in target], "mnist5k")
     assert [axes.get_title() for axes in figure.axes] == [str(t.item()) for t in target]
     assert any("mnist5k" in text for text in texts(figure))
     np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), images[1, 0])
+
+
+def test_images_in_colour() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 28, 28), dtype=np.uint8)
+    figure = figures.sample_images(images, ["red", "green"], "pictures")
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), images[1].transpose(1, 2, 0))
+    figure = figures.mistakes(images, ["red"] * 2, ["green"] * 2, np.ones(2), np.arange(2), "title")
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), images[0].transpose(1, 2, 0))
 
 
 def test_class_distribution_shows_each_count() -> None:
@@ -33,6 +42,19 @@ def test_class_distribution_shows_each_count() -> None:
     assert {"1,000", "1,009", "10", "19"} <= set(written)
     assert f"training: {sum(range(1000, 1010)):,} images" in written
     assert [bar.get_height() for bar in figure.axes[1].patches] == list(range(10, 20))
+
+
+def test_class_distribution_of_many_classes(tmp_path: Path) -> None:
+    names = [f"a rather long class name {i}" for i in range(46)] + ["$x$ and $\\frac$"]
+    figure = figures.class_distribution({"training": np.full(47, 2400), "test": np.full(47, 400)}, names, "$emnist$")
+    assert [axes.get_title() for axes in figure.axes] == ["training: 112,800 images", "test: 18,800 images"]
+    assert figure.axes[0].get_position().y0 > figure.axes[1].get_position().y1  # one above the other
+    for axes in figure.axes:
+        assert [bar.get_height() for bar in axes.patches] in ([2400] * 47, [400] * 47)
+        figure.savefig(tmp_path / "figure.png")
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert len(boxes) == 47
+        assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))  # none over another
 
 
 def test_training_curves_have_their_points() -> None:
@@ -54,7 +76,7 @@ def test_training_curves_without_validation() -> None:
     assert len(figure.axes[0].lines) == 1
 
 
-@pytest.mark.parametrize("classes", [2, 10, 26])
+@pytest.mark.parametrize("classes", [2, 10, 26, 47])
 def test_confusion_matrix_shows_each_count(classes: int) -> None:
     confusion = np.arange(classes * classes).reshape(classes, classes)
     names = [f"class {i}" for i in range(classes)]
@@ -67,9 +89,18 @@ def test_confusion_matrix_shows_each_count(classes: int) -> None:
     assert (heat_map.get_xlabel(), heat_map.get_ylabel()) == ("predicted", "true")
 
 
+def test_confusion_matrix_of_very_many_classes_is_colour_alone() -> None:
+    names = [f"{'x' * 30} {i}" for i in range(100)]
+    figure = figures.confusion_matrix(np.eye(100, dtype=int), names, "$a$ and $b")
+    assert not figure.axes[0].texts
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [f"{'x' * 19}…"] * 100
+    assert max(figure.get_size_inches()) < 25
+    figure.draw_without_rendering()
+
+
 @pytest.mark.parametrize("count", [0, 3, 7])
 def test_mistakes_show_truth_answer_and_certainty(count: int, tmp_path: Path) -> None:
-    images = np.zeros((count, 28, 28), np.uint8)
+    images = np.zeros((count, 1, 28, 28), np.uint8)
     figure = figures.mistakes(images, ["4"] * count, ["9"] * count, np.full(count, 0.987), np.arange(count), "title")
     assert sum("4 read as 9" in text and "98.7%" in text for text in texts(figure)) == count
     figure.savefig(tmp_path / "figure.png")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
@@ -86,12 +87,38 @@ class History(Callback):
         if trainer.is_global_zero and self.rows:
             scored = [row for row in self.rows if "val/acc" in row]
             best = max(scored, key=lambda row: row["val/acc"])["epoch"] if scored else None
-            figure = figures.training_curves(self.rows, best, trainer.datamodule.dataset)
+            figure = figures.training_curves(self.rows, best, trainer.datamodule.title)
             _save(trainer, self.folder, "training_curves", figure)
 
     def row(self, epoch: int) -> dict[str, float]:
         """What was measured in an epoch, counted from 1; empty if it is not known."""
         return next((row for row in self.rows if row["epoch"] == epoch), {})
+
+
+class Throughput(Callback):
+    """Logs `train/images_per_second` of each epoch, over all devices; validation is not counted."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._images = self._seconds = 0
+        self._resumed = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], _: int
+    ) -> None:
+        self._images += len(batch[1]) * trainer.world_size
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._pause()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._resumed = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._pause()
+        pl_module.log("train/images_per_second", self._images / self._seconds)
+
+    def _pause(self) -> None:
+        self._seconds += time.perf_counter() - self._resumed
 
 
 class DataFigures(Callback):
@@ -115,17 +142,18 @@ class DataFigures(Callback):
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(torch.initial_seed()))
         images, target = train.__getitems__(chosen[: self.images])
         labels = [data.class_names[i] for i in target]
-        figure = figures.sample_images(images[:, 0].numpy(), labels, data.dataset)
+        figure = figures.sample_images(images.numpy(), labels, data.title)
         _save(trainer, self.folder, "sample_images", figure)
         counts = report.class_counts(data.splits, data.num_classes)
-        figure = figures.class_distribution(counts, data.class_names, data.dataset)
+        figure = figures.class_distribution(counts, data.class_names, data.title)
         _save(trainer, self.folder, "class_distribution", figure)
 
 
 class TestReport(Callback):
     """Reports a test: the text, the confusion matrix and the most confident mistakes, drawn and listed.
 
-    Writes `confusion_matrix.png`, `misclassified.png` and `misclassified.csv`; `facts` goes into the run's record.
+    Writes `confusion_matrix.png`, `misclassified.png`, `misclassified.csv` and `predictions.npz`: `index` of each
+    image in the data set, `target` and `probabilities` (N, num_classes). `facts` goes into the run's record.
 
     Args:
         folder: the run's folder.
@@ -155,19 +183,25 @@ class TestReport(Callback):
         data = trainer.datamodule
         logits, target = (torch.cat([batch[name] for batch in self._batches]) for name in ("logits", "target"))
         self._batches.clear()
+        logits, target = _all_in_order(trainer, logits, target)
         confusion = pl_module.confusion["test"].cpu().numpy()
         analysis = misclassification(confusion, data.class_names)
         self.facts = {"confusion_matrix": confusion.tolist(), "misclassification": asdict(analysis)}
         if not trainer.is_global_zero:
             return
-        log.info("\n%s\n", report.evaluation(trainer.callback_metrics, analysis, data.dataset))
+        log.info("\n%s\n", report.evaluation(trainer.callback_metrics, analysis, data.title))
 
-        tested = f"{data.dataset} test set, {analysis.total:,} images"
+        tested = f"{data.title} test set, {analysis.total:,} images"
         accuracy = f"{trainer.callback_metrics['test/acc']:.2%} correct"
         figure = figures.confusion_matrix(confusion, data.class_names, f"{tested}: {accuracy}")
         _save(trainer, self.folder, "confusion_matrix", figure)
 
-        wrong = confident_mistakes(logits.softmax(dim=1).numpy(), target.numpy())
+        probabilities = logits.softmax(dim=1).numpy()
+        index = data.splits.test.index[: len(target)].numpy()  # fewer than all with trainer.limit_test_batches
+        np.savez_compressed(
+            self.folder / "predictions.npz", index=index, target=target.numpy(), probabilities=probabilities
+        )
+        wrong = confident_mistakes(probabilities, target.numpy())
         with (self.folder / "misclassified.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["test_index", "target", "pred", "probability"])
@@ -175,7 +209,7 @@ class TestReport(Callback):
                 writer.writerow([index, data.class_names[t], data.class_names[p], f"{probability:.6f}"])
         shown = slice(self.images)
         figure = figures.mistakes(
-            data.splits.test.images[wrong.index[shown], 0].numpy(),
+            data.splits.test.images[wrong.index[shown]].numpy(),
             [data.class_names[i] for i in wrong.target[shown]],
             [data.class_names[i] for i in wrong.pred[shown]],
             wrong.probability[shown],
@@ -185,18 +219,35 @@ class TestReport(Callback):
         _save(trainer, self.folder, "misclassified", figure)
 
 
+def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """What the processes found out about their shares of the test images, in the order of the images."""
+    if trainer.world_size == 1:
+        return logits, target
+    shares: list[Any] = [None] * trainer.world_size
+    positions = torch.tensor(list(trainer.test_dataloaders.sampler))[: len(target)]
+    torch.distributed.all_gather_object(shares, (positions, logits, target))
+    positions, logits, target = (torch.cat(parts) for parts in zip(*shares, strict=True))
+    order = positions.argsort()
+    return logits[order], target[order]
+
+
 def _save(trainer: L.Trainer, folder: Path, name: str, figure: Figure) -> None:
-    """Writes a figure into the run's folder and into TensorBoard."""
+    """Writes a figure into the run's folder and into the loggers that take pictures."""
     path = folder / f"{name}.png"
     figure.savefig(path, dpi=110)
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            # The picture itself: TensorBoard's add_figure would draw it a second time, for as long again.
-            logger.experiment.add_image(name, imread(path)[..., :3], trainer.global_step, dataformats="HWC")
+        match logger:
+            case TensorBoardLogger():
+                # The picture itself: TensorBoard's add_figure would draw it a second time, for as long again.
+                logger.experiment.add_image(name, imread(path)[..., :3], trainer.global_step, dataformats="HWC")
+            case WandbLogger():
+                logger.log_image(name, [str(path)])
+            case MLFlowLogger():
+                logger.experiment.log_artifact(logger.run_id, str(path))
 
 
 def log_hyperparameters(trainer: L.Trainer, recipe: Mapping[str, Any], values: Mapping[str, float]) -> None:
-    """Fills TensorBoard's HPARAMS tab once the run's figures are known: those of the tested checkpoint.
+    """Gives the loggers the recipe, and the run's figures once they are known: those of the tested checkpoint.
 
     They are logged under `best/...`: under their own names they would put a point into the epochs' curves.
     """
@@ -206,6 +257,11 @@ def log_hyperparameters(trainer: L.Trainer, recipe: Mapping[str, Any], values: M
         else part
         for name, part in recipe.items()
     }
+    best = {f"best/{name}": value for name, value in values.items()}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(shown, {f"best/{name}": value for name, value in values.items()})
+            logger.log_hyperparams(shown, best)  # both at once: what its HPARAMS tab shows
+        else:
+            logger.log_hyperparams(shown)
+            logger.log_metrics(best)
+            logger.save()

@@ -4,17 +4,36 @@
 its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, for the record.
 """
 
+import os
+import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import torch
 from torch import nn
 
 from digits import networks
+from digits.data import DigitsDataModule
 from digits.errors import UserError
 
 NETWORKS = f"{networks.__name__}."
-DATA_SETTINGS = {"dataset": str, "root": str, "split_seed": int, "mean": float, "std": float}
+DATA_SETTINGS = {
+    "dataset": str,
+    "root": str,
+    "subset": str | None,
+    "split_seed": int,
+    "val_size": int,
+    "test_size": int | float | None,
+    "folds": int | None,
+    "fold": int,
+    "image_size": int,
+    "channels": int,
+    "mean": list[float],
+    "std": list[float],
+    "class_names": list[str],
+}
+SPLIT_SETTINGS = ("subset", "val_size", "test_size", "folds", "fold")  # of one data set: another has its own
+MNIST_TRAINING_IMAGES = ("mnist", "qmnist")  # who trained on these has seen mnist5k
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -49,9 +68,16 @@ def _has_settings(checkpoint: Any) -> bool:
     match checkpoint:
         case {"state_dict": dict(), "hyper_parameters": {"model": dict(), "data": dict(data), "precision": str()}}:
             return data.keys() == DATA_SETTINGS.keys() and all(
-                isinstance(data[name], kind) for name, kind in DATA_SETTINGS.items()
+                _fits(data[name], kind) for name, kind in DATA_SETTINGS.items()
             )
     return False
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is exactly of a type like `int`, `int | None` or `list[int]`."""
+    if get_origin(kind) is list:
+        return type(value) is list and all(type(item) in get_args(kind) for item in value)
+    return type(value) in (get_args(kind) or (kind,))
 
 
 def restore_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
@@ -77,3 +103,55 @@ def restore_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
         reason = " ".join(str(error).split())
         raise UserError(f"ckpt_path={path}: its weights and settings do not fit {target}: {reason}") from error
     return network
+
+
+def restore_data(checkpoint: dict[str, Any], **overrides: Any) -> DigitsDataModule:
+    """Loads the data that a checkpoint was trained on, in the same splits and form, or what the overrides ask for.
+
+    Without an override of `root`, it is DIGITS_DATA, else where training found the data, else `data`; for an
+    `image_folder`, which DIGITS_DATA does not hold, where training found it.
+
+    Args:
+        checkpoint: as `load_checkpoint` gives it.
+        overrides: arguments of `DigitsDataModule`; None counts as not given.
+
+    Raises:
+        UserError: if the data cannot be had, the checkpoint's network has seen it all in training, or classes or
+            form of the images are not those of the network.
+    """
+    trained = checkpoint["hyper_parameters"]["data"]
+    settings = {name: value for name, value in trained.items() if name != "class_names"}
+    asked = {name: value for name, value in overrides.items() if value is not None}
+    dataset = asked.get("dataset", trained["dataset"])
+    if dataset != trained["dataset"]:
+        settings = {name: value for name, value in settings.items() if name not in SPLIT_SETTINGS}
+    settings["root"] = _root(trained, dataset)
+    data = DigitsDataModule(**{"offline_fallback": False, **settings, **asked})
+    data.prepare_data()
+    data.setup()
+
+    if data.dataset == "mnist5k" and trained["dataset"] in MNIST_TRAINING_IMAGES:
+        raise UserError(
+            f"data.dataset=mnist5k: no test set for this checkpoint, which was trained on {trained['dataset']}:"
+            f" all of mnist5k are training images of {trained['dataset']}"
+        )
+    if list(data.class_names) != trained["class_names"]:
+        have, want = (textwrap.shorten(", ".join(names), 100) for names in (data.class_names, trained["class_names"]))
+        raise UserError(
+            f"data.dataset={data.dataset}: its classes ({have}) are not those that the checkpoint knows ({want})"
+        )
+    form, known = (data.image_size, data.in_channels), (trained["image_size"], trained["channels"])
+    if form != known:
+        have, want = (f"{size}×{size} pixels, {channels} channel(s)" for size, channels in (form, known))
+        raise UserError(f"data.dataset={data.dataset}: its images ({have}) are not as the checkpoint's ({want})")
+    return data
+
+
+def _root(trained: dict[str, Any], dataset: str) -> str | None:
+    """Where to look for the data, if nothing else is said."""
+    if dataset == "image_folder":
+        return trained["root"] if trained["dataset"] == dataset else None
+    if root := os.environ.get("DIGITS_DATA"):
+        return root
+    here = trained["dataset"] != "image_folder" and Path(trained["root"]).is_dir()
+    return trained["root"] if here else "data"  # a checkpoint may come from another machine

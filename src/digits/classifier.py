@@ -1,6 +1,8 @@
 """The LightningModule: loss, metrics and optimizer around any network that gives logits."""
 
+import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import lightning as L
 import torch
@@ -9,7 +11,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -35,7 +37,15 @@ class Classifier(L.LightningModule):
         network: maps normalised images (B, C, H, W) to logits (B, num_classes).
         num_classes: number of classes.
         optimizer: makes the optimizer from the parameters; needed to train.
-        scheduler: makes the learning-rate schedule, stepped once an epoch, from the optimizer.
+        scheduler: makes the learning-rate schedule from the optimizer. An argument that is `auto` becomes the number
+            of times that the schedule steps in the whole run.
+        interval: what the schedule steps after: each `epoch`, or each `step` of the optimizer.
+        frequency: intervals between two steps of the schedule.
+        monitor: the metric that a plateau schedule looks at.
+        label_smoothing: share, in [0, 1], of each training target that is spread over all classes.
+
+    Raises:
+        UserError: for an argument out of range.
     """
 
     def __init__(
@@ -43,13 +53,26 @@ class Classifier(L.LightningModule):
         network: nn.Module,
         num_classes: int,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler: partial[LRScheduler] | None = None,
+        interval: str = "epoch",
+        frequency: int = 1,
+        monitor: str | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        if interval not in ("epoch", "step"):
+            raise UserError(f"scheduler.interval={interval}: there are epoch and step")
+        if frequency < 1:
+            raise UserError(f"scheduler.frequency={frequency}: give 1 or more")
+        if not 0 <= label_smoothing <= 1:
+            raise UserError(f"label_smoothing={label_smoothing}: a share lies between 0 and 1")
         # Convolution and pooling are faster with the channels last: 1.6 times on a CPU with this network.
         self.network = network.to(memory_format=torch.channels_last)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
+        self.schedule = {"interval": interval, "frequency": frequency, "monitor": monitor}
+        self.label_smoothing = label_smoothing
+        self.check_finite = True
         # A loss that is not finite is neither ignored nor warned of: _check_finite stops the run. They are updated
         # with a value for each image, because "disable" makes MeanMetric ignore weights (torchmetrics 1.9.0).
         self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
@@ -62,12 +85,19 @@ class Classifier(L.LightningModule):
         dtype = next(self.network.parameters()).dtype  # float32, except with trainer.precision=bf16-true and the like
         return self.network(images.to(dtype))
 
+    def on_train_start(self) -> None:
+        if self.global_rank:
+            # Each process began with the same seed, for the same weights and the same shuffling. From here on they
+            # would draw the same dropout masks and augmentations for different images.
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, target = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, target)
+        loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
         if batch_idx % FINITE_CHECK_EVERY_N_STEPS == 0:  # looking at each would make the host wait for a GPU
-            self._check_finite("train/loss", loss)
+            # Of all processes, so that all of them stop.
+            self._check_finite("train/loss", self.trainer.strategy.reduce(loss.detach()))
         self.train_metrics.update(logits.detach(), target)
         self.train_loss.update(loss.detach().expand(len(target)))
         if batch_idx == 0:
@@ -81,7 +111,7 @@ class Classifier(L.LightningModule):
         self._check_finite("train/loss", self.train_loss.compute())  # the mean shows any step's
 
     def _check_finite(self, name: str, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
+        if self.check_finite and not torch.isfinite(loss):
             raise UserError(
                 f"training diverged: {name} is {loss.item()} in epoch {self.current_epoch + 1},"
                 f" step {self.global_step}. Lower optimizer.lr, or clip with trainer.gradient_clip_val=1"
@@ -103,6 +133,11 @@ class Classifier(L.LightningModule):
         mean_loss.update(F.cross_entropy(logits, target, reduction="none"))
         return {"logits": logits, "target": target}
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Logits (B, num_classes), as in a test."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self(batch[0]).float()
+
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val", self.val_loss, self.val_metrics)
 
@@ -118,11 +153,28 @@ class Classifier(L.LightningModule):
         metrics.reset()
 
     def configure_optimizers(self) -> dict:
-        self._rehearse()
+        make_scheduler = self._complete(self.make_scheduler)
+        self._rehearse(make_scheduler)
         optimizer = self.make_optimizer(self.network.parameters())
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make_scheduler(optimizer), **self.schedule}}
 
-    def _rehearse(self) -> None:
+    def _complete(self, make_scheduler: partial[LRScheduler]) -> partial[LRScheduler]:
+        """Tells the schedule how many steps it has: that depends on epochs, batches, accumulation and devices.
+
+        Raises:
+            UserError: if the schedule needs to know, and the run has no end to count to.
+        """
+        unknown = [name for name, value in make_scheduler.keywords.items() if value == "auto"]
+        if not unknown:
+            return make_scheduler
+        steps = self.trainer.estimated_stepping_batches
+        if self.schedule["interval"] == "epoch":
+            steps /= math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        if math.isinf(steps):
+            raise UserError(f"scheduler.{unknown[0]}=auto: give trainer.max_epochs or trainer.max_steps to count to")
+        return partial(make_scheduler, **dict.fromkeys(unknown, math.ceil(steps / self.schedule["frequency"])))
+
+    def _rehearse(self, make_scheduler: Callable[[Optimizer], LRScheduler]) -> None:
         """Steps optimizer and schedule once on a parameter of their own: bad arguments show before training does.
 
         Raises:
@@ -132,9 +184,9 @@ class Classifier(L.LightningModule):
         try:
             optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
             part = "scheduler"
-            scheduler = self.make_scheduler(optimizer)
+            scheduler = make_scheduler(optimizer)
             optimizer.step()
-            scheduler.step()
+            scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{part}: {error}. See its keys with --cfg job") from error
 

@@ -1,14 +1,20 @@
 """The way in from the command line: Hydra's main, with errors of one line instead of tracebacks."""
 
+import atexit
 import difflib
 import functools
 import io
+import json
 import logging
 import os
 import secrets
+import shutil
 import sys
+import tempfile
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,28 +28,49 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from digits.errors import UserError
+from digits.errors import Pruned, UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-# Asked for by the user; entry_point sets the variable too, to have Hydra hand its errors on.
-FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+# Set by entry_point along with HYDRA_FULL_ERROR, and inherited by the processes that a run starts.
+ONE_LINE_ERRORS = "DIGITS_ONE_LINE_ERRORS"
+FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE_ERRORS not in os.environ
 # A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU.
 ANY_KIND = {"trainer.devices"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 
+# Set for the processes that Lightning starts beside this one: the overrides of the job that they are to share.
+JOB_OVERRIDES = "DIGITS_JOB_OVERRIDES"
+SECONDARY_GRACE_SECONDS = 3
+
+log = logging.getLogger(__name__)
+
 # Tells runs apart that start in the same second.
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+class JobFailed(Exception):
+    """A job of a sweep failed and has said why: the sweep goes on, and its exit code will tell."""
+
+
+class SweepFolder(Callback):
+    """Hydra's callback that notes where a sweep is, for its summary: Hydra skips on_multirun_end if a job failed."""
+
+    current: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        SweepFolder.current = Path(config.hydra.sweep.dir)
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Makes a task on a config into a command: `hydra.main` over `configs/`.
 
     An error that the user can put right ends the command with one line and exit code 1; any other keeps its
-    traceback, and HYDRA_FULL_ERROR=1 shows all of them.
+    traceback, and HYDRA_FULL_ERROR=1 shows all of them. In a sweep the other jobs go on, and a summary ends it.
 
     Args:
         config_name: the primary config, without `.yaml`.
@@ -52,37 +79,162 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                with _alone_in_its_environment():
+                    return task(cfg)
+            if done := _done_before(cfg):
+                return done.get("val/acc")
             try:
-                return task(cfg)
+                with _alone_in_its_environment():
+                    return task(cfg)
+            except Pruned as pruned:
+                log.info("%s", pruned)
+                return None
             except Exception as error:
-                if FULL_ERRORS:
-                    raise
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    line = one_line(error, config_name) or f"{type(error).__name__}: {error}"
-                    print(f"error in {HydraConfig.get().runtime.output_dir}: {line}", file=sys.stderr)
-                    raise  # the sweep goes on with its next job, and Hydra raises this at its end
-                _exit(error, config_name)
+                line = one_line(error, config_name)
+                if line is None or FULL_ERRORS:
+                    traceback.print_exception(error)
+                line = line or f"{type(error).__name__}: {error}"
+                print(f"error in {HydraConfig.get().runtime.output_dir}: {line}", file=sys.stderr)
+                raise JobFailed(line) from None  # the sweep goes on with its next job, and Hydra raises this at its end
 
         command = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)
 
         @functools.wraps(task)
         def main() -> None:
             _survive_any_output()
-            if FULL_ERRORS:
-                return command()
-            os.environ["HYDRA_FULL_ERROR"] = "1"
+            before, environment = sys.argv, dict(os.environ)
+            SweepFolder.current = None
             try:
+                sys.argv = [sys.argv[0], *_words(sys.argv[1:])]
+                if not FULL_ERRORS:
+                    # Has Hydra hand its errors on.
+                    os.environ |= {"HYDRA_FULL_ERROR": "1", ONE_LINE_ERRORS: "1"}
                 command()
             except KeyboardInterrupt:
                 sys.exit(130)
+            except JobFailed:
+                sys.exit(1)
             except Exception as error:
+                if FULL_ERRORS:
+                    raise
                 _exit(error, config_name)
             finally:
-                del os.environ["HYDRA_FULL_ERROR"]
+                sys.argv = before
+                _restore(environment)
+                failed = _summarise_sweep()
+            if failed:
+                sys.exit(1)
 
         return main
 
     return decorate
+
+
+def _summarise_sweep() -> bool:
+    """Ends a sweep, if there was one, with its table; tells whether a job failed."""
+    folder = SweepFolder.current
+    if folder is None or not any(folder.glob("*/metrics.json")):
+        return False
+    from digits.summary import write_summary
+
+    summary = write_summary(folder)
+    print(f"\n{summary.text}")
+    return summary.failed > 0
+
+
+def _words(words: list[str]) -> list[str]:
+    """The command line to run, where that is not the one that was given.
+
+    Raises:
+        UserError: for a combination that cannot work.
+    """
+    if _is_secondary():
+        return _secondary_words(words)
+    folder = next((word.partition("=")[2] for word in words if word.startswith("resume_sweep=")), "null")
+    return words if folder == "null" else _resumed_words(words, folder.strip("'\""))
+
+
+def _is_secondary() -> bool:
+    """Whether this is one of several processes of a run, but not its first."""
+    return any(int(os.environ.get(name, 0)) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def _secondary_words(words: list[str]) -> list[str]:
+    """The first process's run, silent and in a folder that nobody will look at.
+
+    Lightning starts its processes with the first one's command line. In a sweep that would be the whole sweep; as it
+    is, it is the overrides of the one job.
+    """
+    if overrides := os.environ.get(JOB_OVERRIDES):
+        words = json.loads(overrides)
+    elif {"-m", "--multirun"} & set(words):
+        raise UserError("-m does not go with torchrun or srun, which start every process with the whole sweep")
+    folder = tempfile.mkdtemp(prefix="digits-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    silent = ["hydra.mode=RUN", "hydra.output_subdir=null", "hydra.job_logging.root.level=ERROR"]
+    return [*words, *silent, f"hydra.run.dir={_quoted(folder)}"]
+
+
+def _resumed_words(words: list[str], folder: str) -> list[str]:
+    """The sweep that a folder is of, into the same folder."""
+    path = Path(folder).expanduser() / "multirun.yaml"
+    if not path.is_file():
+        raise UserError(f"resume_sweep={folder}: no sweep's folder, it has no multirun.yaml. Give logs/train/multiruns/...")
+    sweep = OmegaConf.load(path).hydra
+    if sweep.sweeper._target_ != "hydra._internal.core_plugins.basic_sweeper.BasicSweeper":
+        raise UserError(f"resume_sweep={folder}: a search goes on where it stopped when its command is run again")
+    more = [word for word in words if not word.startswith(("resume_sweep=", "-m", "--multirun"))]
+    if others := [word for word in more if not word.startswith("hydra")]:
+        raise UserError(f"{others[0]}: resume_sweep takes the sweep's own overrides; give hydra/launcher=... at most")
+    own = [word for word in sweep.overrides.hydra if not word.startswith(("hydra.sweep.dir=", "hydra.mode="))]
+    own += [word for word in sweep.overrides.task if not word.startswith("resume_sweep=")]
+    where = _quoted(str(path.parent.absolute()))
+    return ["--multirun", *own, *more, f"resume_sweep={where}", f"hydra.sweep.dir={where}"]
+
+
+def _done_before(cfg: DictConfig) -> dict[str, Any] | None:
+    """The record of this job, if the sweep is resumed and had done it."""
+    if "resume_sweep" not in cfg or cfg.resume_sweep is None:
+        return None
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        record = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return None
+    asked = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume_sweep=")]
+    ran = [word for word in record.get("overrides", []) if not word.startswith("resume_sweep=")]
+    if record.get("status") != "completed" or asked != ran:
+        return None
+    log.info("done before: %s", folder)
+    return record
+
+
+@contextmanager
+def _alone_in_its_environment() -> Iterator[None]:
+    """Leaves nothing of a run's several processes behind, for the next job of a sweep to begin anew."""
+    before = dict(os.environ)
+    os.environ[JOB_OVERRIDES] = json.dumps(list(HydraConfig.get().overrides.task))
+    try:
+        yield
+    finally:
+        if distributed := sys.modules.get("torch.distributed"):
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.destroy_process_group()
+            if "OMP_NUM_THREADS" not in before and (threads := os.environ.get("OMP_NUM_THREADS")):
+                # Lightning has divided them among the processes of the machine.
+                sys.modules["torch"].set_num_threads(int(threads) * int(os.environ.get("WORLD_SIZE", 1)))
+        _restore(before)
+
+
+def _restore(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def _quoted(value: str) -> str:
+    """As Hydra's overrides want it, whatever is in it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _survive_any_output() -> None:
@@ -96,9 +248,13 @@ def _survive_any_output() -> None:
 
 
 def _exit(error: Exception, config_name: str) -> NoReturn:
-    line = one_line(error, config_name)
+    line = str(error) if isinstance(error, Pruned) else one_line(error, config_name)
     if line is None:
         traceback.print_exception(error)
+    elif _is_secondary():
+        # The first process has the same error and says so. It is killed where one that it started fails, or ends first.
+        time.sleep(SECONDARY_GRACE_SECONDS)
+        sys.exit(0 if JOB_OVERRIDES in os.environ else 1)
     else:
         print(f"error: {line}", file=sys.stderr)
     sys.exit(1)

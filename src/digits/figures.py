@@ -5,6 +5,7 @@ differ in dash and marker too.
 """
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 import seaborn as sns
@@ -14,30 +15,38 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 COLOURS = sns.color_palette("colorblind")
+FEW_CLASSES = 20  # as many have room for large cells and a number on each bar
+MOST_COUNTS = 60  # as many have room for a number in each cell of a confusion matrix
 
 
 def sample_images(images: np.ndarray, labels: Sequence[str], dataset: str) -> Figure:
-    """Shows images (N, H, W) in [0, 255] in a row, each under its label."""
+    """Shows images (N, C, H, W), grey or RGB in [0, 255], in a row, each under its label."""
     figure = Figure(figsize=(1.7 * len(images), 2.4), layout="constrained")
-    figure.suptitle(f"Training images of {dataset}, with their labels")
+    figure.suptitle(f"Training images of {dataset}, with their labels", parse_math=False)
     for axes, image, label in zip(_grid(figure, 1, len(images)), images, labels, strict=True):
-        _show(axes, image, label)
+        _show(axes, image, short(label))
     return figure
 
 
 def class_distribution(counts: Mapping[str, np.ndarray], class_names: Sequence[str], dataset: str) -> Figure:
     """Draws how many images each class has: a panel for each split, counts (num_classes,) by its name."""
-    figure = Figure(figsize=(4.6 * len(counts), 3.6), layout="constrained")
-    figure.suptitle(f"Images of each class in {dataset}")
-    panels = figure.subplots(1, len(counts), squeeze=False)[0]
-    for axes, (split, count), colour in zip(panels, counts.items(), COLOURS, strict=False):
-        bars = axes.bar(range(len(count)), count, color=colour, tick_label=class_names)
-        axes.bar_label(bars, fmt="{:,.0f}", fontsize=7, padding=2)
+    many = len(class_names) > FEW_CLASSES
+    rows, columns = (len(counts), 1) if many else (1, len(counts))
+    width = 0.19 * len(class_names) + 1.5 if many else 4.6
+    figure = Figure(figsize=(width * columns, (3.6 + _extra(class_names)) * rows), layout="constrained")
+    figure.suptitle(f"Images of each class in {dataset}", parse_math=False)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes, (split, count), colour in zip(panels.flat, counts.items(), COLOURS, strict=False):
+        bars = axes.bar(range(len(count)), count, color=colour)
+        axes.set_xticks(range(len(count)), map(short, class_names), rotation=_rotation(class_names))
+        if not many:
+            axes.bar_label(bars, fmt="{:,.0f}", fontsize=7, padding=2)
         axes.set(title=f"{split}: {count.sum():,} images", xlabel="class")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.margins(y=0.12)
+        axes.margins(x=0.01 if many else None, y=0.12)
         sns.despine(ax=axes)
-    panels[0].set_ylabel("images")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("images")
     return figure
 
 
@@ -50,7 +59,7 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | No
         dataset: for the title.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    figure.suptitle(f"Training on {dataset}")
+    figure.suptitle(f"Training on {dataset}", parse_math=False)
     for axes, quantity, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"), strict=True):
         lines = (("train", "training (during the epoch)", "-", "o"), ("val", "validation (at its end)", "--", "s"))
         for (stage, name, dash, marker), colour in zip(lines, COLOURS, strict=False):
@@ -72,13 +81,17 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | No
 
 def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
     """Draws counts (num_classes, num_classes), row target and column prediction, as a heat map."""
-    size = max(5.0, 0.62 * len(class_names) + 1.6)
+    classes = len(class_names)
+    written = classes <= MOST_COUNTS  # a count in each cell; beyond, only its colour
+    cell = (0.62 if classes <= FEW_CLASSES else 0.38) if written else 0.16
+    size = max(5.0, cell * classes + 1.6) + _extra(class_names)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
     sns.heatmap(
         confusion,
         ax=axes,
-        annot=np.where(confusion > 0, confusion.astype(str), "·"),
+        annot=np.where(confusion > 0, confusion.astype(str), "·") if written else None,
+        annot_kws={} if classes <= FEW_CLASSES else {"fontsize": 7},
         fmt="",
         cmap="Blues",
         # The diagonal holds nearly all: without the root every confusion would look like none.
@@ -86,12 +99,14 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
         square=True,
         linewidths=0.5,
         linecolor="0.9",
-        xticklabels=class_names,
-        yticklabels=class_names,
+        xticklabels=[short(name) for name in class_names],
+        yticklabels=[short(name) for name in class_names],
         cbar_kws={"label": "images (colour by root scale)", "shrink": 0.8},
     )
-    axes.set(xlabel="predicted", ylabel="true", title=title)
-    axes.tick_params(axis="both", length=0, rotation=0)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, parse_math=False)
+    axes.tick_params(axis="both", length=0, rotation=0, labelsize=10 if written else 6)
+    axes.tick_params(axis="x", rotation=_rotation(class_names))
     return figure
 
 
@@ -103,15 +118,32 @@ def mistakes(
     index: np.ndarray,
     title: str,
 ) -> Figure:
-    """Shows wrongly classified images (N, H, W), five in a row, each with truth, answer and its probability."""
+    """Shows wrongly classified images (N, C, H, W), five in a row, each with truth, answer and its probability."""
     columns = 5
+    between = "\n" if _rotation([*target, *pred]) else " "  # long names take a line each
     rows = max(1, -(-len(images) // columns))
-    figure = Figure(figsize=(1.9 * columns, 2.15 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(1.9 * columns, (2.15 if between == " " else 2.3) * rows + 0.5), layout="constrained")
     figure.suptitle(title)
     cells = _grid(figure, rows, columns)
     for axes, image, t, p, certainty, i in zip(cells, images, target, pred, probability, index, strict=False):
-        _show(axes, image, f"{t} read as {p}\n{certainty:.1%} sure · #{i}", fontsize=9)
+        _show(axes, image, f"{short(t)}{between}read as {short(p)}\n{certainty:.1%} sure · #{i}", fontsize=9)
     return figure
+
+
+def short(name: str, length: int = 20) -> str:
+    """A class's name as matplotlib can draw it: not longer than `length`, a dollar a dollar and no formula."""
+    name = name if len(name) <= length else f"{name[: length - 1]}…"
+    return name.replace("$", r"\$")
+
+
+def _rotation(names: Sequence[str]) -> int:
+    """Degrees to turn labels by that would run into each other."""
+    return 90 if any(len(name) > 3 for name in names) else 0
+
+
+def _extra(names: Sequence[str]) -> float:
+    """Inches that the longest label, turned, needs beyond the usual margin."""
+    return 0.08 * max(0, max(len(short(name)) for name in names) - 3)
 
 
 def _grid(figure: Figure, rows: int, columns: int) -> list[Axes]:
@@ -122,5 +154,54 @@ def _grid(figure: Figure, rows: int, columns: int) -> list[Axes]:
 
 
 def _show(axes: Axes, image: np.ndarray, title: str, **font) -> None:
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)  # (H, W) or (H, W, 3)
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_title(title, **font)
+
+
+def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
+    """Draws the accuracies of configurations, a row for each in their order: every seed, and mean ± deviation.
+
+    Args:
+        accuracies: by a configuration's label, accuracies in [0, 1], one a seed, under `validation` and `test`;
+            either may be empty.
+        title: of the figure.
+    """
+    rows = len(accuracies)
+    labels = [fill(label, 44, break_on_hyphens=False) for label in accuracies]
+    lines = max(2, *(label.count("\n") + 1 for label in labels))
+    figure = Figure(figsize=(10, rows * (0.16 * lines + 0.12) + 1.8), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots()
+    for row in range(0, rows, 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="0.96", zorder=0)
+    written = [""] * rows
+    splits = (("validation", -0.18, "s", COLOURS[1]), ("test", 0.18, "^", COLOURS[2]))
+    for split, shift, marker, colour in splits:
+        look = {"color": colour, "marker": marker, "linestyle": "none"}
+        measured = [(row, np.array(values[split])) for row, values in enumerate(accuracies.values()) if values[split]]
+        for row, values in measured:
+            several = len(values) > 1
+            axes.plot(values, [row + shift] * len(values), **look, markersize=4, alpha=0.45 if several else 0)
+            deviation = values.std(ddof=1) if several else 0
+            axes.errorbar(values.mean(), row + shift, xerr=deviation, **look, markersize=8, markeredgecolor="black")
+            written[row] += f"{split} {values.mean():.2%}" + (f" ± {100 * deviation:.2f}" if several else "") + "\n"
+        if measured:
+            axes.plot(
+                [], [], **look, markersize=8, markeredgecolor="black", label=f"{split}: mean ± sd, small: each seed"
+            )
+    low, high = axes.dataLim.intervalx
+    margin = max(0.05 * (high - low), 0.005 - (high - low) / 2)  # hundredths of a percent must not look like a gulf
+    axes.set(xlim=(low - margin, min(1.0005, high + margin)), ylim=(rows - 0.5, -0.5), xlabel="accuracy")
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.set_yticks(range(rows), labels)
+    values = axes.secondary_yaxis("right")
+    values.set_yticks(range(rows), [text.strip() for text in written], fontsize=8)
+    for side in (axes, values):
+        side.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", top=rows > 12, labeltop=rows > 12)  # a long way down to the other one
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    sns.despine(ax=axes, left=True)
+    values.spines[:].set_visible(False)
+    return figure

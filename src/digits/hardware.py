@@ -3,7 +3,6 @@
 import platform
 from pathlib import Path
 
-import lightning as L
 import torch
 
 from digits.errors import UserError
@@ -63,24 +62,17 @@ def evaluation_precision(precision: str | int, trained: str) -> str | int:
     return trained if trained.endswith("-true") else "32-true"
 
 
-def only_device(trainer: L.Trainer) -> torch.device:
-    """The device that a trainer runs on.
-
-    Raises:
-        UserError: if it has several; counting, saving and drawing are not made for several processes yet.
-    """
-    if trainer.world_size > 1:
-        raise UserError(f"trainer.devices: {trainer.world_size} processes are not supported yet. Give devices=1")
-    return trainer.strategy.root_device
-
-
-def describe_device(device: torch.device) -> str:
-    """A device for people, such as `CUDA (NVIDIA H100)` or `CPU (AMD EPYC, 2 threads)`."""
+def describe_device(device: torch.device, processes: int = 1) -> str:
+    """A device for people, such as `CUDA (NVIDIA H100)`, `CPU (AMD EPYC, 2 threads)` or `2 × CUDA (NVIDIA H100)`."""
     if device.type == "cuda":
-        return f"CUDA ({torch.cuda.get_device_name(device)})"
-    if device.type == "cpu":
-        return f"CPU ({_cpu_name()}, {torch.get_num_threads()} threads)"
-    return f"{device.type.upper()} ({_cpu_name()})"
+        name = f"CUDA ({torch.cuda.get_device_name(device)})"
+    elif device.type == "cpu":
+        # Lightning divides the threads among the processes of a machine once they start.
+        threads = max(1, torch.get_num_threads() // processes)
+        name = f"CPU ({_cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'})"
+    else:
+        name = f"{device.type.upper()} ({_cpu_name()})"
+    return name if processes == 1 else f"{processes} × {name}"
 
 
 def _cpu_name() -> str:

@@ -1,8 +1,14 @@
 """Networks: plain nn.Modules from normalised images to logits. No Lightning and no Hydra in here."""
 
+import math
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import DenseNet as TorchvisionDenseNet
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock
 
 
 class CNN(nn.Module):
@@ -21,6 +27,8 @@ class CNN(nn.Module):
         hidden: units of the hidden linear layer.
         dropout: probability, in [0, 1], of dropping a hidden unit in training.
         batch_norm: normalise each convolution's output over the batch.
+        strided_stem: a 5×5 convolution of stride 2 in place of the first 3×3 convolution and its pooling: a quarter
+            of the work where there are most pixels.
 
     Raises:
         ValueError: for an argument out of range, or more blocks than the image can be halved.
@@ -35,15 +43,15 @@ class CNN(nn.Module):
         hidden: int = 128,
         dropout: float = 0.5,
         batch_norm: bool = False,
+        strided_stem: bool = False,
     ) -> None:
         super().__init__()
         if not channels or min(channels) < 1:
             raise ValueError(f"channels={list(channels)}: give at least one width, each 1 or more")
         if hidden < 1:
             raise ValueError(f"hidden={hidden}: give 1 or more units")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout={dropout}: a probability lies between 0 and 1")
-        size = image_size >> len(channels)
+        _check_probability(dropout)
+        size = (image_size + strided_stem) // 2 >> (len(channels) - 1)  # a pooling rounds down, the stem up
         if size < 1:
             raise ValueError(
                 f"channels={list(channels)}: {len(channels)} poolings leave nothing of {image_size} pixels"
@@ -51,12 +59,14 @@ class CNN(nn.Module):
 
         blocks: list[nn.Module] = []
         for width_in, width_out in zip([in_channels, *channels], channels, strict=False):
+            strided = strided_stem and not blocks
+            kernel, stride = (5, 2) if strided else (3, 1)
             # A bias in front of batch norm would be subtracted again.
-            blocks.append(nn.Conv2d(width_in, width_out, kernel_size=3, padding=1, bias=not batch_norm))
+            blocks.append(nn.Conv2d(width_in, width_out, kernel, stride, kernel // 2, bias=not batch_norm))
             if batch_norm:
                 blocks.append(nn.BatchNorm2d(width_out))
             # ReLU is monotonic, so pooling first gives the same function with a quarter of the ReLUs.
-            blocks += [nn.MaxPool2d(2), nn.ReLU()]
+            blocks += [nn.ReLU()] if strided else [nn.MaxPool2d(2), nn.ReLU()]
         self.features = nn.Sequential(*blocks)
         self.head = nn.Sequential(
             nn.Flatten(),
@@ -70,3 +80,122 @@ class CNN(nn.Module):
         """Maps normalised images (B, in_channels, image_size, image_size) to logits (B, num_classes)."""
         features = self.features(images)  # (B, 64, 7, 7) by default
         return self.head(features)
+
+
+class ResNet18(ResNet):
+    """torchvision's ResNet-18 with a stem for small images.
+
+    The original's 7×7 convolution of stride 2, made for 224 pixels, would leave 7×7 pixels of a digit before the
+    first block. Here a 3×3 convolution of stride 1 keeps them all, and `stem_pool` halves them once.
+
+    Source: He et al., Deep Residual Learning for Image Recognition, https://arxiv.org/abs/1512.03385.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        image_size: height and width of the images, in pixels.
+        blocks: residual blocks in each of the four stages, of 64, 128, 256 and 512 channels.
+        dropout: probability, in [0, 1], of dropping a feature in front of the last layer, in training.
+        stem_pool: halve the image in front of the first block; without it the network takes four times as long.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        image_size: int = 28,
+        blocks: Sequence[int] = (2, 2, 2, 2),
+        dropout: float = 0.0,
+        stem_pool: bool = True,
+    ) -> None:
+        _check_probability(dropout)
+        _check_blocks(blocks, stages=4)
+        _check_size(image_size, halvings=3 + stem_pool)
+        super().__init__(BasicBlock, list(blocks), num_classes=num_classes)
+        self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")  # as the other convolutions
+        if not stem_pool:
+            self.maxpool = nn.Identity()
+        self.fc = nn.Sequential(nn.Dropout(dropout), self.fc)
+
+
+class DenseNet(TorchvisionDenseNet):
+    """torchvision's DenseNet-BC with a stem for small images, as ResNet18 has it.
+
+    The defaults make a small one; `growth_rate=32 blocks=[6,12,24,16] init_channels=64` is DenseNet-121.
+
+    Source: Huang et al., Densely Connected Convolutional Networks, https://arxiv.org/abs/1608.06993.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        image_size: height and width of the images, in pixels.
+        growth_rate: channels that each layer of a block adds.
+        blocks: layers in each block; between two blocks, image and channels are halved.
+        init_channels: channels of the stem.
+        dropout: probability, in [0, 1], of dropping an output of each layer, in training, as in the paper.
+        stem_pool: halve the image in front of the first block; without it the network takes four times as long.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        image_size: int = 28,
+        growth_rate: int = 16,
+        blocks: Sequence[int] = (4, 6, 6),
+        init_channels: int = 32,
+        dropout: float = 0.0,
+        stem_pool: bool = True,
+    ) -> None:
+        _check_probability(dropout)
+        _check_blocks(blocks)
+        _check_size(image_size, halvings=len(blocks) - 1 + stem_pool)
+        for name, value in {"growth_rate": growth_rate, "init_channels": init_channels}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value}: give 1 or more channels")
+        super().__init__(growth_rate, tuple(blocks), init_channels, drop_rate=dropout, num_classes=num_classes)
+        self.features.conv0 = nn.Conv2d(in_channels, init_channels, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.features.conv0.weight)  # as the other convolutions
+        if not stem_pool:
+            self.features.pool0 = nn.Identity()
+
+
+class Ensemble(nn.Module):
+    """Several networks as one, which answers with the mean of their probabilities.
+
+    Args:
+        members: networks from the same images to the same classes.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps normalised images (B, C, H, W) to the logarithms of the mean probabilities (B, num_classes)."""
+        log_probabilities = torch.stack(
+            [F.log_softmax(member(images.to(next(member.parameters()).dtype)).float(), dim=1) for member in self.members]
+        )  # (members, B, num_classes)
+        return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
+
+
+def _check_probability(dropout: float) -> None:
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout={dropout}: a probability lies between 0 and 1")
+
+
+def _check_blocks(blocks: Sequence[int], stages: int | None = None) -> None:
+    if not blocks or min(blocks) < 1 or len(blocks) != (stages or len(blocks)):
+        raise ValueError(f"blocks={list(blocks)}: give {stages or 'one or more'} numbers, each 1 or more")
+
+
+def _check_size(image_size: int, halvings: int) -> None:
+    if image_size >> halvings < 1:
+        raise ValueError(f"image_size={image_size}: {halvings} halvings leave nothing of the image")

