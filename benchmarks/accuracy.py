@@ -27,11 +27,10 @@ ROWS = {
     "cnn": "",
     "fast": "model=fast scheduler=onecycle optimizer.lr=0.003 trainer.max_epochs=8",
     "cnn_bn": f"model=cnn_bn {RECIPE}",
-    "densenet": f"model=densenet {RECIPE} trainer.max_epochs=6",
     "resnet18": f"model=resnet18 {RECIPE} trainer.max_epochs=5",
     "tutorial": "experiment=tutorial",
     "quick": "experiment=quick",
-    "accurate": "experiment=accurate",
+    "accurate": "experiment=accurate",  # model=densenet
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from digits.checkpoints import load_checkpoint, restore_data, restore_network
+from digits.checkpoints import check_one_test_set, load_checkpoint, restore_data, restore_network
 from digits.data import DigitsDataModule
 from digits.datasets import load_mnist5k
 from digits.errors import UserError
@@ -264,3 +264,23 @@ def test_restoring_does_not_fall_back_unasked(sample: DigitsDataModule, tmp_path
 def test_another_data_set_has_its_own_splits(sample: DigitsDataModule, mnist_root: Path) -> None:
     data = restore_data(checkpoint_of(sample), dataset="mnist", root=str(mnist_root))
     assert data.split_sizes == {"train": 55_000, "val": 5_000, "test": 10_000}
+
+
+def test_ensembles_need_one_test_set(sample: DigitsDataModule) -> None:
+    def with_settings(**changes) -> dict:
+        return {"hyper_parameters": {"data": sample.settings | changes}}
+
+    check_one_test_set({"a": with_settings(), "b": with_settings(root="/elsewhere", val_size=100)})
+    mnist = {"dataset": "mnist", "test_size": None}
+    check_one_test_set({"a": with_settings(**mnist), "b": with_settings(**mnist, split_seed=7)})
+    for one, other in (
+        ({}, {"dataset": "mnist"}),
+        ({}, {"split_seed": 7}),  # another test set of the sample
+        (mnist | {"folds": 5}, mnist | {"folds": 5, "split_seed": 7}),
+        (mnist | {"folds": 5}, mnist | {"folds": 5, "fold": 1}),
+        ({}, {"mean": [0.0]}),
+        ({"dataset": "image_folder"}, {"dataset": "image_folder", "root": "/elsewhere"}),
+    ):
+        [name] = [name for name in other if other[name] != (sample.settings | one)[name]]
+        with pytest.raises(UserError, match=f"a and b have no test set in common: data.{name}"):
+            check_one_test_set({"a": with_settings(**one), "b": with_settings(**other)})

@@ -108,9 +108,9 @@ def test_a_step_with_an_infinite_loss_is_found_in_the_epochs_mean(monkeypatch: p
     plain = torch.nn.functional.cross_entropy
     calls = []
 
-    def once_infinite(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def once_infinite(*arguments: torch.Tensor, **options: float) -> torch.Tensor:
         calls.append(1)
-        return plain(logits, target) * 0 + torch.inf if len(calls) == 3 else plain(logits, target)
+        return plain(*arguments, **options) + (torch.inf if len(calls) == 3 else 0)
 
     monkeypatch.setattr("digits.classifier.F.cross_entropy", once_infinite)
     classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=0.0), CONSTANT)
@@ -141,3 +141,109 @@ def test_gradients_are_clipped_with_a_fused_optimizer_in_bf16(algorithm: str) ->
         assert flat.norm() == pytest.approx(0.01, rel=1e-3)
     else:
         assert flat.abs().max() == pytest.approx(0.01, rel=1e-3)
+
+
+class Rates(L.Callback):
+    """The learning rate of each optimizer step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, *_: object) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def rates(scheduler: partial, interval: str = "epoch", frequency: int = 1, **settings: object) -> list[float]:
+    seen = Rates()
+    classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=0.1), scheduler, interval, frequency)
+    trainer(**({"max_epochs": 2, "limit_val_batches": 0} | settings), callbacks=[seen]).fit(
+        classifier, DigitsDataModule("mnist5k", batch_size=500)
+    )
+    return seen.seen
+
+
+ONE_CYCLE = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps="auto", cycle_momentum=False)
+COSINE = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max="auto")
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"max_epochs": 2}, 16),  # 4,000 images in batches of 500
+        ({"max_epochs": 3}, 24),
+        ({"max_epochs": 2, "accumulate_grad_batches": 3}, 6),  # the last of each epoch with what is left
+        ({"max_epochs": 2, "limit_train_batches": 3}, 6),
+        ({"max_epochs": 100, "max_steps": 5}, 5),
+    ],
+)
+def test_schedule_ends_with_the_run(settings: dict, steps: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps, cycle_momentum=False)
+    expected = []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(expected) < steps:
+            schedule.step()
+    assert rates(ONE_CYCLE, "step", **settings) == pytest.approx(expected)
+    assert expected[-1] < 1e-5
+
+
+def test_cosine_by_epoch_and_by_every_other_step() -> None:
+    by_epoch = rates(COSINE, "epoch", max_epochs=4)
+    assert by_epoch == pytest.approx([0.05 * (1 + np.cos(np.pi * (i // 8) / 4)) for i in range(32)])
+    by_steps = rates(COSINE, "step", frequency=2)
+    assert by_steps == pytest.approx([0.05 * (1 + np.cos(np.pi * (i // 2) / 8)) for i in range(16)])
+
+
+def test_schedule_without_an_end_to_count_to_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"scheduler.total_steps=auto: give trainer.max_epochs or trainer.max_steps"):
+        rates(ONE_CYCLE, "step", max_epochs=-1, max_time="00:00:01:00")
+
+
+def test_plateau_lowers_the_rate_when_nothing_improves() -> None:
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.1, patience=0)
+    seen = Rates()
+    classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=1e-12), plateau, monitor="val/loss")
+    data = DigitsDataModule("mnist5k", batch_size=500)
+    trainer(max_epochs=4, limit_train_batches=1, limit_val_batches=1, callbacks=[seen]).fit(classifier, data)
+    assert seen.seen == pytest.approx([1e-12, 1e-12, 1e-13, 1e-14])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"interval": "batch"}, "scheduler.interval=batch: there are epoch and step"),
+        ({"frequency": 0}, "scheduler.frequency=0"),
+        ({"label_smoothing": 1.5}, "label_smoothing=1.5"),
+    ],
+)
+def test_argument_out_of_range_is_named(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Classifier(CNN(), 10, **arguments)
+
+
+def test_smoothed_targets_are_torchs_and_for_training_only(sample: DigitsDataModule) -> None:
+    torch.manual_seed(0)
+    network = CNN(dropout=0.0)
+    data = DigitsDataModule("mnist5k", batch_size=4000)
+    run = trainer(max_epochs=1, precision="32-true")
+    classifier = Classifier(network, 10, partial(torch.optim.SGD, lr=0.0), CONSTANT, label_smoothing=0.1)
+    run.fit(classifier, data)
+    with torch.inference_mode():
+        losses = {
+            split: torch.nn.functional.cross_entropy(
+                network.eval()(sample.normalise(images.images / 255)), images.target, label_smoothing=smoothing
+            ).item()
+            for split, images, smoothing in (("train", sample.splits.train, 0.1), ("val", sample.splits.val, 0.0))
+        }
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(losses["train"], rel=1e-4)
+    assert run.callback_metrics["val/loss"].item() == pytest.approx(losses["val"], rel=1e-4)
+
+
+def test_predictions_are_the_tests_logits(fitted: Classifier, sample: DigitsDataModule) -> None:
+    data = DigitsDataModule("mnist5k")
+    logits = torch.cat(trainer(precision="bf16-mixed").predict(fitted, data))
+    with torch.inference_mode():
+        expected = fitted.network.eval()(sample.normalise(sample.splits.test.images / 255))
+    torch.testing.assert_close(logits, expected)

@@ -43,7 +43,7 @@ def test_does_not_depend_on_the_batch_size(trained: Path, command: Command) -> N
 
 def test_sample_is_no_test_set_for_a_network_trained_on_mnist(trained: Path, command: Command, tmp_path: Path) -> None:
     checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    checkpoint["hyper_parameters"]["data"]["dataset"] = "mnist"
+    checkpoint["hyper_parameters"]["data"] |= {"dataset": "mnist", "test_size": None}
     torch.save(checkpoint, tmp_path / "mnist.ckpt")
     outcome = command("eval", f"ckpt_path={tmp_path / 'mnist.ckpt'}", "data.dataset=mnist5k")
     assert outcome.code == 1

@@ -1,10 +1,11 @@
-"""The network against hand calculations and a plain composition of torch's own functions."""
+"""The networks against hand calculations, torchvision's and plain compositions of torch's own functions."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 
-from digits.networks import CNN
+from digits.networks import CNN, DenseNet, Ensemble, ResNet18
 
 
 def count(network: torch.nn.Module) -> int:
@@ -66,3 +67,94 @@ def test_dropout_is_the_share_of_dropped_units(dropout: float) -> None:
 def test_argument_out_of_range_is_named(argument: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CNN(**{argument: value})
+
+
+def test_strided_stem_is_one_convolution() -> None:
+    torch.manual_seed(0)
+    network = CNN(channels=[16, 32], hidden=64, strided_stem=True).eval()
+    assert count(network) == (25 * 16 + 16) + (16 * 9 * 32 + 32) + (32 * 7 * 7 * 64 + 64) + (64 * 10 + 10)
+    images = torch.randn(4, 1, 28, 28)
+    w = network.state_dict()
+    x = F.relu(F.conv2d(images, w["features.0.weight"], w["features.0.bias"], stride=2, padding=2))
+    x = F.relu(F.max_pool2d(F.conv2d(x, w["features.2.weight"], w["features.2.bias"], padding=1), 2))
+    torch.testing.assert_close(network(images), network.head(x))
+
+
+def test_resnet18_is_torchvisions_but_for_the_stem() -> None:
+    torch.manual_seed(0)
+    network = ResNet18().eval()
+    original = torchvision.models.resnet18()
+    stems = 7 * 7 * 3 * 64 - 3 * 3 * 1 * 64
+    assert count(network) == count(original) - stems - (512 * 1000 + 1000) + (512 * 10 + 10) == 11_172_810
+
+    original.conv1 = torch.nn.Conv2d(1, 64, 3, padding=1, bias=False)
+    original.fc = torch.nn.Linear(512, 10)
+    original.load_state_dict({name.replace("fc.1.", "fc."): value for name, value in network.state_dict().items()})
+    images = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(network(images), original.eval()(images))
+
+
+def test_densenet_121_is_torchvisions_but_for_the_stem() -> None:
+    network = DenseNet(growth_rate=32, blocks=[6, 12, 24, 16], init_channels=64)
+    original = torchvision.models.densenet121()
+    stems = 7 * 7 * 3 * 64 - 3 * 3 * 1 * 64
+    assert count(network) == count(original) - stems - (1024 * 1000 + 1000) + (1024 * 10 + 10)
+    assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("network_class", "first_block"), [(ResNet18, "layer1"), (DenseNet, "features.denseblock1")])
+@pytest.mark.parametrize(("stem_pool", "size"), [(True, 14), (False, 28)])
+def test_stem_keeps_the_digit(network_class: type, first_block: str, stem_pool: bool, size: int) -> None:
+    network = network_class(stem_pool=stem_pool).eval()
+    seen = []
+    network.get_submodule(first_block).register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    network(torch.randn(1, 1, 28, 28))
+    assert seen[0][-2:] == (size, size)
+
+
+@pytest.mark.parametrize("network_class", [CNN, ResNet18, DenseNet])
+@pytest.mark.parametrize("image_size", [16, 28, 32])
+def test_takes_the_datas_channels_classes_and_size(network_class: type, image_size: int) -> None:
+    network = network_class(in_channels=3, num_classes=47, image_size=image_size)
+    logits = network(torch.randn(2, 3, image_size, image_size))
+    assert logits.shape == (2, 47)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("network_class", [ResNet18, DenseNet])
+def test_dropout_is_off_in_evaluation_only(network_class: type) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(4, 1, 28, 28)
+    network = network_class(dropout=0.5)
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    assert torch.equal(network(images), network(images))
+
+
+@pytest.mark.parametrize(
+    ("network_class", "arguments", "message"),
+    [
+        (ResNet18, {"dropout": 2}, "dropout=2"),
+        (ResNet18, {"blocks": [2, 2, 2]}, "give 4 numbers"),
+        (ResNet18, {"image_size": 8}, "image_size=8: 4 halvings"),
+        (DenseNet, {"dropout": -1}, "dropout=-1"),
+        (DenseNet, {"blocks": []}, "blocks="),
+        (DenseNet, {"blocks": [2, 0]}, "blocks="),
+        (DenseNet, {"growth_rate": 0}, "growth_rate=0"),
+        (DenseNet, {"image_size": 4, "blocks": [1, 1, 1]}, "image_size=4: 3 halvings"),
+    ],
+)
+def test_deep_networks_name_what_is_out_of_range(network_class: type, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        network_class(**arguments)
+
+
+def test_ensemble_is_the_mean_of_probabilities() -> None:
+    torch.manual_seed(0)
+    members = [CNN().eval(), CNN(channels=[8, 16]).eval(), CNN().double().eval()]
+    images = torch.randn(5, 1, 28, 28)
+    expected = sum(member(images.to(next(member.parameters()).dtype)).softmax(dim=1) for member in members) / 3
+    log_probabilities = Ensemble(members)(images)
+    torch.testing.assert_close(log_probabilities.exp(), expected.float())
+    torch.testing.assert_close(log_probabilities.softmax(dim=1), expected.float())

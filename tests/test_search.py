@@ -228,39 +228,71 @@ def test_draws_depend_on_seed_and_history_alone(tmp_path: Path) -> None:
     assert len({params["lr"] for params in at_once}) == 7
 
 
-PARAMS = ("optimizer", "optimizer.lr", "data.batch_size", "model.dropout")
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("interval(1,0.1)", "1.0 is not below 0.1"),
+        ("interval(1,1)", "1.0 is not below 1.0"),
+        ("tag(log,interval(0,1))", "a logarithmic interval has to start above 0, not at 0.0"),
+        ("range(64,64)", "the range is empty"),
+        ("range(9,1)", "the range is empty"),
+        ("range(1,9,0)", "its step is 0"),
+        ("tag(log,range(0,9))", "a logarithmic range has to start above 0, not at 0"),
+        ("tag(log,range(1,9,2))", "a logarithmic range has no step: use an interval"),
+        ("glob(nothing*)", "there is nothing to choose from"),
+    ],
+)
+def test_space_without_values_is_refused(sweep: str, message: str) -> None:
+    parser = OverridesParser.create(config_loader=SimpleNamespace(get_group_options=lambda *_, **__: ["adam", "sgd"]))
+    with pytest.raises(UserError) as caught:
+        search.split(parser.parse_overrides([f"optimizer={sweep}"]))
+    assert str(caught.value) == f"optimizer={sweep}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("optuna.db", "hydra.sweeper.storage is no URL such as sqlite:///logs/optuna.db"),
+        ("sqlite://", "storage=sqlite://: the trials cannot see a study in memory. Name a file"),
+        ("sqlite:////proc/optuna.db", "storage=sqlite:////proc/optuna.db: cannot be opened (unable to open"),
+        ("sqlite:////dev/null/optuna.db", "storage=sqlite:////dev/null/optuna.db: cannot be opened ([Errno"),
+        ("sqlite:///pyproject.toml", "storage=sqlite:///pyproject.toml: cannot be opened (file is not a database)"),
+        ("nosuch://me@host/db", "storage=nosuch://me@host/db: cannot be opened (Can't load plugin"),
+        ("postgresql+pg8000://me@host/db", "No module named 'pg8000': install the driver. PostgreSQL: uv sync"),
+        ("postgresql://me:secret@host/db", "Put it into an environment variable"),
+        ("postgresql:///db?password=secret", "Put it into an environment variable"),
+    ],
+)
+def test_storage_that_cannot_be_opened_is_named(url: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr(search.time, "sleep", lambda seconds: None)
+    with pytest.raises(UserError) as caught:
+        search.open_storage(url)
+    line = str(caught.value)
+    assert message in line
+    assert "secret" not in line
+    assert "\n" not in line
+
+
 ERRORS = {
     "optimizr=interval(0,1)": "there is no key optimizr. Did you mean optimizer?",
     "optimizer=adam,sdg": "there is no optimizer=sdg. Did you mean sgd?",
     "optimizer.lr=interval(1,0.1)": "optimizer.lr=interval(1,0.1): 1.0 is not below 0.1",
-    "optimizer.lr=tag(log,interval(0,1))": "a logarithmic interval has to start above 0, not at 0.0",
-    "data.batch_size=range(64,64)": "data.batch_size=range(64,64): the range is empty",
-    "data.batch_size=range(1,9,0)": "data.batch_size=range(1,9,0): its step is 0",
-    "data.batch_size=tag(log,range(0,9))": "a logarithmic range has to start above 0, not at 0",
-    "data.batch_size=tag(log,range(1,9,2))": "a logarithmic range has no step",
     "hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials=0: not a whole number from 1 on",
     "hydra.sweeper.n_jobs=many": "hydra.sweeper.n_jobs=many: not a whole number from 1 on",
     "hydra.sweeper.seed=null": "hydra.sweeper.seed=None: not a whole number from 0 on",
     "hydra.sweeper.study_name=": "hydra.sweeper.study_name is empty",
     "hydra.sweeper.direction=up": "hydra.sweeper.direction=up: there are maximize and minimize",
-    "hydra.sweeper.storage=optuna.db": "hydra.sweeper.storage is no URL such as sqlite:///logs/optuna.db",
-    "hydra.sweeper.storage='sqlite://'": "cannot see a study in memory. Name a file",
-    "hydra.sweeper.storage=nosuch://me@host/db": "nosuch://me@host/db: cannot be opened (Can't load plugin",
-    "hydra.sweeper.storage=postgresql+psycopg2://me@host/db": "install the driver. PostgreSQL: uv sync",
-    "hydra.sweeper.storage=sqlite:////proc/optuna.db": "sqlite:////proc/optuna.db: cannot be opened (unable to open",
-    "hydra.sweeper.storage=sqlite:////dev/null/optuna.db": "sqlite:////dev/null/optuna.db: cannot be opened ([Errno",
     "hydra.sweeper.storage=postgresql://me:secret@host/db": "Put it into an environment variable",
-    "hydra.sweeper.storage='postgresql:///db?password=secret'": "Put it into an environment variable",
 }
 
 
 @pytest.mark.parametrize("override", ERRORS)
 def test_bad_search_is_one_line(override: str, command: Command, tmp_path: Path) -> None:
-    outcome = command("train", "hparams_search=optuna", override)
-    line = error(outcome)
+    line = error(command("train", "hparams_search=optuna", override))
     assert ERRORS[override] in line
     assert "secret" not in line
-    assert not list(tmp_path.rglob("metrics.json"))
+    assert not list(tmp_path.rglob("*.db"))
 
 
 def test_empty_space_is_one_line(command: Command) -> None:
@@ -286,20 +318,26 @@ def test_server_that_refuses_is_one_line_without_the_password(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("direction", "sweep", "message"),
     [
-        (["hydra.sweeper.direction=minimize"], "the study digits is there already, to maximize. Give another"),
-        (["model.dropout=0.1,0.2"], "the study digits is there already, with model.dropout from FloatDistribution("),
-        (["data.batch_size=64,128"], "the study digits is there already, with data.batch_size from Categorical"),
+        ("minimize", "dropout=interval(0.1,0.6)", "to maximize"),
+        ("maximize", "dropout=0.1,0.2", "with dropout from FloatDistribution(high=0.6, log=False, low=0.1, step=None)"),
+        ("maximize", "dropout=tag(log,interval(0.1,0.6))", "with dropout from FloatDistribution("),
+        ("maximize", "batch_size=64,128", "with batch_size from CategoricalDistribution(choices=(32, 64)), not "),
+        ("maximize", "dropout=interval(0.2,0.9)", None),
     ],
 )
-def test_study_of_another_kind_is_one_line(words: list[str], message: str, command: Command, tmp_path: Path) -> None:
-    (tmp_path / "logs").mkdir()
-    space = space_of("model.dropout=interval(0.1,0.6)", "data.batch_size=32,64,128,256")
-    search.draw(study_of(tmp_path / "logs"), [], space)
-    line = error(command("train", "hparams_search=optuna", *words))
-    assert line.startswith(message)
-    assert line.endswith("Give another hydra.sweeper.study_name")
+def test_study_of_another_kind_is_refused(direction: str, sweep: str, message: str | None, tmp_path: Path) -> None:
+    storage, sampler = f"sqlite:///{tmp_path}/optuna.db", optuna.samplers.RandomSampler(seed=1)
+    space = space_of("dropout=interval(0.1,0.6)", "batch_size=32,64")
+    search.draw(search.open_study(storage, "digits", "maximize", space, sampler), [], space)
+    if message is None:
+        search.open_study(storage, "digits", direction, space_of(sweep), sampler)
+        return
+    with pytest.raises(UserError) as caught:
+        search.open_study(storage, "digits", direction, space_of(sweep), sampler)
+    assert str(caught.value).startswith(f"the study digits is there already, {message}")
+    assert str(caught.value).endswith("Give another hydra.sweeper.study_name")
 
 
 def test_other_overrides_than_a_study_began_with_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

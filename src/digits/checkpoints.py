@@ -6,6 +6,7 @@ its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, 
 
 import os
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from digits import networks
-from digits.data import DigitsDataModule
+from digits.data import WITHOUT_TEST_IMAGES, DigitsDataModule
 from digits.errors import UserError
 
 NETWORKS = f"{networks.__name__}."
@@ -145,6 +146,26 @@ def restore_data(checkpoint: dict[str, Any], **overrides: Any) -> DigitsDataModu
         have, want = (f"{size}×{size} pixels, {channels} channel(s)" for size, channels in (form, known))
         raise UserError(f"data.dataset={data.dataset}: its images ({have}) are not as the checkpoint's ({want})")
     return data
+
+
+def check_one_test_set(checkpoints: Mapping[str, dict[str, Any]]) -> None:
+    """Refuses checkpoints, by their paths, that cannot be tested on the same images in the same form.
+
+    Raises:
+        UserError: naming two of them and the setting in which they differ.
+    """
+    (first, reference), *others = ((path, dict(c["hyper_parameters"]["data"])) for path, c in checkpoints.items())
+    official = reference["dataset"] not in WITHOUT_TEST_IMAGES and not reference["folds"]
+    free = {"val_size", "root", *(["split_seed"] if official else [])}  # these leave the test images as they are
+    if reference["dataset"] == "image_folder":
+        free.remove("root")
+    for path, settings in others:
+        for name in DATA_SETTINGS:
+            if name not in free and settings[name] != reference[name]:
+                raise UserError(
+                    f"ckpt_path: {first} and {path} have no test set in common: data.{name} is {reference[name]} for"
+                    f" the one and {settings[name]} for the other"
+                )
 
 
 def _root(trained: dict[str, Any], dataset: str) -> str | None:

@@ -80,8 +80,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
-                with _alone_in_its_environment():
-                    return task(cfg)
+                try:
+                    with _alone_in_its_environment():
+                        return task(cfg)
+                except Exception as error:
+                    if FULL_ERRORS:
+                        raise
+                    _exit(error, config_name)  # at once: Hydra would add a line of its own
             if done := _done_before(cfg):
                 return done.get("val/acc")
             try:
@@ -122,25 +127,20 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             finally:
                 sys.argv = before
                 _restore(environment)
-                failed = _summarise_sweep()
-            if failed:
-                sys.exit(1)
+                _summarise_sweep()
 
         return main
 
     return decorate
 
 
-def _summarise_sweep() -> bool:
-    """Ends a sweep, if there was one, with its table; tells whether a job failed."""
+def _summarise_sweep() -> None:
+    """Ends a sweep, if there was one, with its table."""
     folder = SweepFolder.current
-    if folder is None or not any(folder.glob("*/metrics.json")):
-        return False
-    from digits.summary import write_summary
+    if folder is not None and any(folder.glob("*/metrics.json")):
+        from digits.summary import write_summary
 
-    summary = write_summary(folder)
-    print(f"\n{summary.text}")
-    return summary.failed > 0
+        print(f"\n{write_summary(folder).text}")
 
 
 def _words(words: list[str]) -> list[str]:

@@ -12,9 +12,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 COLOURS = sns.color_palette("colorblind")
+LOGIT_TICKS = (0.01, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 FEW_CLASSES = 20  # as many have room for large cells and a number on each bar
 MOST_COUNTS = 60  # as many have room for a number in each cell of a confusion matrix
 
@@ -24,7 +25,7 @@ def sample_images(images: np.ndarray, labels: Sequence[str], dataset: str) -> Fi
     figure = Figure(figsize=(1.7 * len(images), 2.4), layout="constrained")
     figure.suptitle(f"Training images of {dataset}, with their labels", parse_math=False)
     for axes, image, label in zip(_grid(figure, 1, len(images)), images, labels, strict=True):
-        _show(axes, image, short(label))
+        _show(axes, image, short(label, 16), fontsize=10 if _rotation(labels) else 12)
     return figure
 
 
@@ -42,6 +43,7 @@ def class_distribution(counts: Mapping[str, np.ndarray], class_names: Sequence[s
         if not many:
             axes.bar_label(bars, fmt="{:,.0f}", fontsize=7, padding=2)
         axes.set(title=f"{split}: {count.sum():,} images", xlabel="class")
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.margins(x=0.01 if many else None, y=0.12)
         sns.despine(ax=axes)
@@ -83,7 +85,8 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
     """Draws counts (num_classes, num_classes), row target and column prediction, as a heat map."""
     classes = len(class_names)
     written = classes <= MOST_COUNTS  # a count in each cell; beyond, only its colour
-    cell = (0.62 if classes <= FEW_CLASSES else 0.38) if written else 0.16
+    few = classes <= FEW_CLASSES
+    cell = (0.62 if few else 0.38) if written else 0.16
     size = max(5.0, cell * classes + 1.6) + _extra(class_names)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
@@ -91,7 +94,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
         confusion,
         ax=axes,
         annot=np.where(confusion > 0, confusion.astype(str), "·") if written else None,
-        annot_kws={} if classes <= FEW_CLASSES else {"fontsize": 7},
+        annot_kws={} if few else {"fontsize": 7},
         fmt="",
         cmap="Blues",
         # The diagonal holds nearly all: without the root every confusion would look like none.
@@ -101,10 +104,10 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
         linecolor="0.9",
         xticklabels=[short(name) for name in class_names],
         yticklabels=[short(name) for name in class_names],
-        cbar_kws={"label": "images (colour by root scale)", "shrink": 0.8},
+        cbar_kws={"label": "images (colour by root scale)", "shrink": 0.8, "aspect": 20 if few else 60},
     )
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(title, parse_math=False)
+    axes.set_title(title, parse_math=False, fontsize=12 if few else 18)
     axes.tick_params(axis="both", length=0, rotation=0, labelsize=10 if written else 6)
     axes.tick_params(axis="x", rotation=_rotation(class_names))
     return figure
@@ -123,16 +126,18 @@ def mistakes(
     between = "\n" if _rotation([*target, *pred]) else " "  # long names take a line each
     rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(1.9 * columns, (2.15 if between == " " else 2.3) * rows + 0.5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     cells = _grid(figure, rows, columns)
     for axes, image, t, p, certainty, i in zip(cells, images, target, pred, probability, index, strict=False):
-        _show(axes, image, f"{short(t)}{between}read as {short(p)}\n{certainty:.1%} sure · #{i}", fontsize=9)
+        _show(axes, image, f"{short(t, 16)}{between}read as {short(p, 16)}\n{certainty:.1%} sure · #{i}", fontsize=9)
     return figure
 
 
 def short(name: str, length: int = 20) -> str:
     """A class's name as matplotlib can draw it: not longer than `length`, a dollar a dollar and no formula."""
-    name = name if len(name) <= length else f"{name[: length - 1]}…"
+    if len(name) > length:
+        tail = length // 2 - 1  # names may differ at their ends only
+        name = f"{name[: length - tail - 1]}…{name[-tail:]}"
     return name.replace("$", r"\$")
 
 
@@ -168,10 +173,12 @@ def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -
         title: of the figure.
     """
     rows = len(accuracies)
-    labels = [fill(label, 44, break_on_hyphens=False) for label in accuracies]
+    everything = [value for splits in accuracies.values() for values in splits.values() for value in values]
+    low, high = min(everything), max(everything)
+    labels = [fill(label, 44, break_on_hyphens=False).replace("$", r"\$") for label in accuracies]
     lines = max(2, *(label.count("\n") + 1 for label in labels))
     figure = Figure(figsize=(10, rows * (0.16 * lines + 0.12) + 1.8), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     axes = figure.subplots()
     for row in range(0, rows, 2):
         axes.axhspan(row - 0.5, row + 0.5, color="0.96", zorder=0)
@@ -187,13 +194,25 @@ def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -
             axes.errorbar(values.mean(), row + shift, xerr=deviation, **look, markersize=8, markeredgecolor="black")
             written[row] += f"{split} {values.mean():.2%}" + (f" ± {100 * deviation:.2f}" if several else "") + "\n"
         if measured:
-            axes.plot(
-                [], [], **look, markersize=8, markeredgecolor="black", label=f"{split}: mean ± sd, small: each seed"
-            )
-    low, high = axes.dataLim.intervalx
-    margin = max(0.05 * (high - low), 0.005 - (high - low) / 2)  # hundredths of a percent must not look like a gulf
-    axes.set(xlim=(low - margin, min(1.0005, high + margin)), ylim=(rows - 0.5, -0.5), xlabel="accuracy")
-    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+            seeds = ": mean ± sd; small: each seed" if any(len(values) > 1 for _, values in measured) else ""
+            axes.plot([], [], **look, markersize=8, markeredgecolor="black", label=f"{split}{seeds}")
+    if high - low > 0.2 and low > 0 and high < 1:
+        # One that learned nothing would press all others into a corner.
+        axes.set_xscale("logit")
+        odds = np.log([low / (1 - low), high / (1 - high)]) + np.array([-0.3, 0.3])
+        axes.set(xlim=1 / (1 + np.exp(-odds)), xlabel="accuracy (logit scale)")
+        axes.set_xticks([tick for tick in LOGIT_TICKS if axes.get_xlim()[0] < tick < axes.get_xlim()[1]])
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        low, high = axes.dataLim.intervalx[0], min(1, axes.dataLim.intervalx[1])  # with the deviations
+        margin = max(
+            0.05 * (high - low), 0.005 - (high - low) / 2
+        )  # hundredths of a percent shall not look like a gulf
+        axes.set(xlim=(low - margin, high + margin), xlabel="accuracy")
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1])
+        axes.set_xlim(low - margin, high + margin)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{100 * tick:.6g}%"))
     axes.set_yticks(range(rows), labels)
     values = axes.secondary_yaxis("right")
     values.set_yticks(range(rows), [text.strip() for text in written], fontsize=8)

@@ -73,7 +73,8 @@ class Run:
     @property
     def command(self) -> str:
         """Trains it again; quoted for a shell."""
-        return shlex.join(["python", "train.py", *self.words])
+        once = ["hydra.mode=RUN"] if any(_key(word) == "hparams_search" for word in self.words) else []  # no search
+        return shlex.join(["python", "train.py", *once, *self.words])
 
 
 @dataclass(frozen=True)

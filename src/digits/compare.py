@@ -1,0 +1,152 @@
+"""Compares runs, or two checkpoints:  python -m digits.compare logs/train   or   ... A/best.ckpt B/best.ckpt
+
+Folders of runs and sweeps become one table, with seeds folded into mean and deviation. Two checkpoints are both tested
+on the same images, and an exact McNemar test says whether they differ by more than chance.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from digits.cli import one_line
+from digits.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from digits.data import DigitsDataModule
+
+ALPHA = 0.05
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m digits.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, or two checkpoints")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table of runs, a row for each")
+    parser.add_argument("--data", metavar="ROOT", help="where the checkpoints' data is, if not where training found it")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="for testing the checkpoints")
+    arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="replace")  # a terminal without ± must not cost the table
+    try:
+        print(compare(arguments.paths, arguments.csv, arguments.data, arguments.device))
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {one_line(error, '') or error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def compare(paths: list[Path], csv: Path | None = None, data: str | None = None, device: str = "auto") -> str:
+    """What there is to say about folders of runs, or about two checkpoints.
+
+    Raises:
+        UserError: for paths that do not compare.
+    """
+    checkpoints = [path for path in paths if path.suffix == ".ckpt"]
+    if not checkpoints:
+        from digits.summary import Summary, read_runs
+
+        summary = Summary(read_runs(*paths))
+        if csv:
+            summary.write_csv(csv)
+        return summary.text
+    if not len(checkpoints) == len(paths) == 2:
+        given = f"{len(checkpoints)} of {len(paths)} paths" if len(checkpoints) < len(paths) else len(paths)
+        raise UserError(f"checkpoints (*.ckpt) given: {given}. Give folders of runs, or exactly two checkpoints")
+    if csv:
+        raise UserError("--csv: for a table of runs, not for two checkpoints. Leave it out")
+    return compare_checkpoints(*checkpoints, data=data, device=device)
+
+
+def compare_checkpoints(a: Path, b: Path, data: str | None = None, device: str = "auto") -> str:
+    """Tests both checkpoints on the test images that both were kept from, and says whether they differ.
+
+    Source of the test: McNemar 1947, in its exact (binomial) form, by mlxtend.
+
+    Raises:
+        UserError: for something that is no checkpoint, data that cannot be had, or different test images.
+    """
+    import torch
+
+    tested = [_test(path, data, device) for path in (a, b)]
+    (data_a, preds_a), (data_b, preds_b) = tested
+    images_a, images_b = data_a.splits.test, data_b.splits.test
+    if not (torch.equal(images_a.images, images_b.images) and torch.equal(images_a.target, images_b.target)):
+        raise UserError(
+            f"{a} and {b} have different test images{_differences(data_a, data_b)}. Give two that share them"
+        )
+
+    from mlxtend.evaluate import mcnemar, mcnemar_table
+
+    table = mcnemar_table(images_a.target.numpy(), preds_a.numpy(), preds_b.numpy())
+    _, p_value = mcnemar(table, exact=True)
+    (both_right, only_a), (only_b, both_wrong) = table.tolist()
+    total = len(images_a)
+    return "\n".join(
+        [
+            f"test set of {data_a.dataset}: {total:,} images",
+            "",
+            f"A: {(both_right + only_a) / total:.2%}  {a}",
+            f"B: {(both_right + only_b) / total:.2%}  {b}",
+            "",
+            f"both right    {both_right:>7,}",
+            f"only A right  {only_a:>7,}",
+            f"only B right  {only_b:>7,}",
+            f"both wrong    {both_wrong:>7,}",
+            "",
+            f"McNemar's exact test: p = {p_value:.3g}",
+            _verdict(only_a, only_b, p_value),
+            "This is about these two checkpoints on this test set. To compare two recipes, train each with several",
+            "seeds (python train.py -m seed=1,2,3,4,5 ...), and give the folders.",
+        ]
+    )
+
+
+def _test(path: Path, root: str | None, device: str) -> tuple["DigitsDataModule", "Tensor"]:
+    """A checkpoint's data, and its predictions (N,) for the test images."""
+    import lightning as L
+    import torch
+
+    from digits import hardware
+    from digits.checkpoints import load_checkpoint, restore_data, restore_network
+    from digits.classifier import Classifier
+    from digits.console import quiet_libraries
+
+    quiet_libraries()
+    hardware.plain_float32()
+    checkpoint = load_checkpoint(path)
+    network = restore_network(checkpoint, path)
+    data = restore_data(checkpoint, root=root)
+    trainer = L.Trainer(
+        accelerator=device,
+        devices=1,
+        precision=hardware.evaluation_precision("auto", checkpoint["hyper_parameters"]["precision"]),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    logits = torch.cat(trainer.predict(Classifier(network, data.num_classes), datamodule=data))  # (N, num_classes)
+    return data, logits.argmax(dim=1)
+
+
+def _differences(a: "DigitsDataModule", b: "DigitsDataModule") -> str:
+    """The settings of the data that may be the reason."""
+    pairs = {name: (value, b.settings[name]) for name, value in a.settings.items() if name not in ("mean", "std")}
+    differ = [f"data.{name}={one} and {other}" for name, (one, other) in pairs.items() if one != other]
+    return f" ({'; '.join(differ)})" if differ else ""
+
+
+def _verdict(only_a: int, only_b: int, p_value: float) -> str:
+    if p_value < ALPHA:
+        better = "A" if only_a > only_b else "B"
+        return (
+            f"{better} is better, significantly at {ALPHA}: chance alone would rarely divide them {only_a} to {only_b}."
+        )
+    return f"Not significant at {ALPHA}: where only one is right, {only_a} to {only_b} may well be chance."
+
+
+if __name__ == "__main__":
+    main()
