@@ -35,8 +35,8 @@ tensorboard: $(UV) ## curves, figures and hyperparameters of all runs, in the br
 benchmark: $(UV) ## seconds an epoch, beside the loop that tutorials use
 	$(UV) run python -m benchmarks.epoch_time $(ARGS)
 
-setup: $(UV) ## only make the environment
-	$(UV) sync
+setup: $(UV) ## only make the environment (ARGS="--extra wandb")
+	$(UV) sync $(ARGS)
 
 clean: ## remove environments and caches; keeps data and logs
 	rm -rf .venv .uv .pytest_cache .ruff_cache

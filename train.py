@@ -60,10 +60,11 @@ def main(cfg: DictConfig) -> float | None:
         data = instantiate(cfg.data, augmentation=augmentation, _convert_="all")
         data.prepare_data()
         data.setup()
-        cfg.data.dataset = data.dataset  # the fall-back: the run's config says so too
+        if data.dataset != cfg.data.dataset:  # the fall-back: the run's config says so too
+            cfg.data.dataset, cfg.data.val_size = data.dataset, len(data.splits.val)
         log.info("%s", report.data_statistics(data))
         record.update(dataset=data.dataset, split_sizes=data.split_sizes)
-        if not (data.splits.val and cfg.trainer.limit_val_batches):
+        if not (len(data.splits.val) and cfg.trainer.limit_val_batches):
             check_nothing_watches_validation(cfg)
 
         # Tune: what is found goes into the config, as if it had been given
@@ -81,7 +82,7 @@ def main(cfg: DictConfig) -> float | None:
         # Network; the checkpoint takes along, as plain types, what rebuilds it and its data
         classifier = make_classifier(cfg, data)
         settings = OmegaConf.to_container(cfg, resolve=True)
-        settings["model"] |= shape(data)
+        settings["model"] |= data.shape
         recipe = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
         classifier.save_hyperparameters({**recipe, "data": data.settings, "precision": trainer.precision}, logger=False)
         log.info("%s", report.network_summary(classifier.network, data.splits.train.images[:1].float()))
@@ -118,15 +119,11 @@ def main(cfg: DictConfig) -> float | None:
         return figures.get("val/acc")
 
 
-def shape(data):
-    return {n: getattr(data, n, 28) for n in ("in_channels", "num_classes", "image_size")}
-
-
 def make_classifier(cfg: DictConfig, data):
     """The network for the data's images and classes, with its optimizer and its schedule: data in, Classifier out."""
     from digits.classifier import Classifier
 
-    network = instantiate(cfg.model, **shape(data), _convert_="all")
+    network = instantiate(cfg.model, **data.shape, _convert_="all")
     schedule = OmegaConf.to_container(cfg.scheduler, resolve=True)
     when = {name: schedule.pop(name) for name in ("interval", "frequency", "monitor") if name in schedule}
     return Classifier(

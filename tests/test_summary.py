@@ -6,22 +6,26 @@ import json
 import shlex
 import statistics
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Command
 from PIL import Image
 
 from digits.errors import UserError
 from digits.figures import sweep
 from digits.summary import Summary, read_runs, write_summary
 
-from conftest import Command
+
+def summary_of(*paths: Path) -> Summary:
+    return Summary(read_runs(*paths))
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep over two learning rates that train and one that cannot, with two seeds. Not to be changed."""
+    """The folder of a sweep: two learning rates that train, one that cannot; two seeds. Not to be changed."""
     logs = tmp_path_factory.mktemp("swept")
     words = ["-m", "data=mnist5k", "trainer.max_epochs=1", "trainer.limit_train_batches=5", f"log_dir={logs}"]
     with pytest.MonkeyPatch.context() as patch:
@@ -122,7 +126,7 @@ def test_what_is_no_setting_does_not_differ(tmp_path: Path) -> None:
     for number in range(3):
         words = (f"log_dir=/{number}", f"resume_sweep={number}", f"callbacks.pruning.trial={number}")
         job(tmp_path / str(number), "optimizer=sgd", *words, f"seed={number}", val=0.9 + number / 100, seed=number)
-    summary = Summary(read_runs(tmp_path))
+    summary = summary_of(tmp_path)
     assert summary.differing == {"seed": ["0", "1", "2"]}
     [one] = summary.configurations
     assert one.accuracy("val/acc") == f"91.00 ± {100 * statistics.stdev([0.9, 0.91, 0.92]):.2f} %"
@@ -132,7 +136,7 @@ def test_what_is_no_setting_does_not_differ(tmp_path: Path) -> None:
 def test_folds_are_folded_as_seeds_are(tmp_path: Path) -> None:
     for number, acc in enumerate([0.9, 0.8, 0.7]):
         job(tmp_path / str(number), "data.folds=3", f"data.fold={number}", val=acc)
-    summary = Summary(read_runs(tmp_path))
+    summary = summary_of(tmp_path)
     assert [one.accuracy("val/acc") for one in summary.configurations] == ["80.00 ± 10.00 %"]
     assert "folds" in summary.text
 
@@ -140,7 +144,7 @@ def test_folds_are_folded_as_seeds_are(tmp_path: Path) -> None:
 def test_missing_and_removed_keys(tmp_path: Path) -> None:
     job(tmp_path / "0", val=0.9)
     job(tmp_path / "1", "optimizer=sgd", "~logger.tensorboard", "+trainer.x=1", val=0.8)
-    summary = Summary(read_runs(tmp_path))
+    summary = summary_of(tmp_path)
     columns = {"optimizer": "default", "logger.tensorboard": "default", "trainer.x": "default"}
     other = {"optimizer": "sgd", "logger.tensorboard": "removed", "trainer.x": "1"}
     assert [one.settings for one in summary.configurations] == [columns, other]
@@ -155,13 +159,13 @@ def test_job_that_failed_on_its_overrides_has_no_other_seed(tmp_path: Path) -> N
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text("- optimizer.lr=abc\n- log_dir=${x}\n")
     (folder / "metrics.json").write_text('{"status": "failed", "error": "UserError: no", "command": ["train.py"]}')
-    assert Summary(read_runs(tmp_path)).differing == {"optimizer.lr": ["1", "abc"]}
+    assert summary_of(tmp_path).differing == {"optimizer.lr": ["1", "abc"]}
 
 
 def test_repeated_seed_is_no_second_sample(tmp_path: Path) -> None:
     job(tmp_path / "0", val=0.9, started_at="2026-01-02")
     job(tmp_path / "1", val=0.8, started_at="2026-01-01")
-    [one] = Summary(read_runs(tmp_path)).configurations
+    [one] = summary_of(tmp_path).configurations
     assert one.accuracy("val/acc") == "90.00 %"
 
 
@@ -178,10 +182,6 @@ def test_data_sets_are_told_apart(tmp_path: Path) -> None:
     assert "Best job by val/acc on mnist5k: 1" in summary.text
     with (tmp_path / "summary.csv").open(newline="") as file:
         assert [row["dataset"] for row in csv.DictReader(file)] == ["mnist", "mnist5k"]
-
-
-def summary_of(*paths: Path) -> Summary:
-    return Summary(read_runs(*paths))
 
 
 def test_without_validation_no_job_is_named_the_best(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_sweep_of_failures_alone_has_a_table_and_no_figure(tmp_path: Path) -> No
 
 
 def test_search_is_not_started_by_its_best_trials_command(tmp_path: Path) -> None:
-    job(tmp_path / "0", "hparams_search=optuna", "model.channels=[8,16]", "note='it''s'", val=0.9)
+    job(tmp_path / "0", "hparams_search=optuna", "model.channels=[8,16]", "note=it's", val=0.9)
     [best] = summary_of(tmp_path).best
     assert shlex.split(best.command)[2:] == ["hydra.mode=RUN", *best.overrides]
 
@@ -249,7 +249,7 @@ def test_rows_of_the_figure_do_not_overlap(configurations: int) -> None:
     for labels in (axes.get_yticklabels(), axes.child_axes[0].get_yticklabels()):
         boxes = [text.get_window_extent() for text in labels]
         assert len(boxes) == configurations
-        assert all(upper.y0 >= lower.y1 for upper, lower in zip(boxes, boxes[1:], strict=False))
+        assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
         assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 

@@ -91,7 +91,8 @@ def restore_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
     target = str(settings.pop("_target_", None))
     # Only this project's own networks: a name out of a file must not choose what code runs.
     network_class = getattr(networks, target.removeprefix(NETWORKS), None) if target.startswith(NETWORKS) else None
-    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+    ours = getattr(network_class, "__module__", None) == networks.__name__
+    if not (ours and isinstance(network_class, type) and issubclass(network_class, nn.Module)):
         raise UserError(f"ckpt_path={path}: there is no network {target} in {networks.__name__}")
     prefix = "network."
     weights = {

@@ -39,8 +39,11 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 # Set by entry_point along with HYDRA_FULL_ERROR, and inherited by the processes that a run starts.
 ONE_LINE_ERRORS = "DIGITS_ONE_LINE_ERRORS"
 FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE_ERRORS not in os.environ
-# A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU.
-ANY_KIND = {"trainer.devices"}
+# A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU,
+# a size that is a share, pixel statistics to be computed or given for each channel, images of their own size.
+ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
+# Launchers of packages that only some need.
+EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 
 # Set for the processes that Lightning starts beside this one: the overrides of the job that they are to share.
@@ -267,7 +270,7 @@ def one_line(error: BaseException, config_name: str) -> str | None:
             return str(error)
         case InstantiationException():
             return _instantiation(error, config_name)
-        case MissingConfigException() if error.missing_cfg_file and error.options:
+        case MissingConfigException() if error.missing_cfg_file:
             return _mistyped_choice(error.missing_cfg_file, error.options)
         case ConfigCompositionException(__cause__=OmegaConfBaseException() as cause) if cause.full_key:
             return _mistyped_key(cause.full_key, config_name)
@@ -298,8 +301,12 @@ def _instantiation(error: InstantiationException, config_name: str) -> str:
     return _flat(f"{what} (in {target})")
 
 
-def _mistyped_choice(missing: str, options: Sequence[str]) -> str:
+def _mistyped_choice(missing: str, options: Sequence[str] | None) -> str:
     group, _, choice = missing.rpartition("/")
+    if extra := EXTRAS.get(choice):
+        return f"{group}={choice} needs a package: uv sync --extra {extra}, or pip install -e '.[{extra}]'"
+    # Hydra does not say which there are for one of several: logger=[tensorboard,cvs].
+    options = options or sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
     return f"there is no {group}={choice}.{_nearest(choice, options)} There are: {', '.join(options)}"
 
 

@@ -15,5 +15,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     # Lightning on this torch; nothing that a user could change.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated.*")
+    # data.val_size=0 means it.
+    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
+    warnings.filterwarnings("ignore", message=r".*ModelCheckpoint\(monitor=.*could not find the monitored key.*")
     # torchmetrics has gathered from all processes by then: what is logged is the same in each.
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")

@@ -125,17 +125,17 @@ class DigitsDataModule(L.LightningDataModule):
         if not 0 <= split_seed < 2**32:
             raise UserError(f"data.split_seed={split_seed}: a seed lies between 0 and {2**32 - 1}")
         for name, size in {"val_size": val_size, "test_size": test_size}.items():
-            if size is not None and (size < 0 or (size >= 1 and size != int(size))):
+            if size is not None and (not _is_number(size) or size < 0 or (size >= 1 and size != int(size))):
                 raise UserError(f"data.{name}={size}: give a number of images, or a fraction below 1")
         if test_size is not None and dataset not in WITHOUT_TEST_IMAGES:
             raise UserError(f"data.test_size={test_size}: {dataset} has its own test images; leave it null")
-        if folds is not None and folds < 2:
+        if folds is not None and (not isinstance(folds, int) or folds < 2):
             raise UserError(f"data.folds={folds}: give 2 or more parts, or null for no cross-validation")
         if folds is None and fold != 0:
             raise UserError(f"data.fold={fold}: there are no folds; give data.folds too")
         if folds is not None and not 0 <= fold < folds:
             raise UserError(f"data.fold={fold}: with data.folds={folds}, it lies between 0 and {folds - 1}")
-        if image_size is not None and image_size < 1:
+        if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
             raise UserError(f"data.image_size={image_size}: give 1 or more pixels, or null for the images' own size")
         if channels not in (1, 3):
             raise UserError(f"data.channels={channels}: there are 1 (grey) and 3 (RGB)")
@@ -163,6 +163,11 @@ class DigitsDataModule(L.LightningDataModule):
         self.splits: Splits | None = None
         self.class_names: tuple[str, ...] = ()
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What a network has to know of the data: `in_channels`, `num_classes` and `image_size`."""
+        return {"in_channels": self.in_channels, "num_classes": self.num_classes, "image_size": self.image_size}
 
     @property
     def num_classes(self) -> int:
@@ -346,10 +351,15 @@ def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 def _numbers(name: str, values: float | list[float] | None) -> list[float] | None:
     if values is None:
         return None
-    numbers = [float(value) for value in (values if isinstance(values, list | tuple) else [values])]
-    if not numbers or not all(map(math.isfinite, numbers)):
+    numbers = values if isinstance(values, list | tuple) else [values]
+    if not numbers or not all(_is_number(number) and math.isfinite(number) for number in numbers):
         raise UserError(f"data.{name}={values}: give a number, one for each channel, or null to have it computed")
-    return numbers
+    return [float(number) for number in numbers]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number to count or measure with, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _images(size: float | None, total: int) -> int:

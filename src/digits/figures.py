@@ -196,7 +196,7 @@ def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -
         if measured:
             seeds = ": mean ± sd; small: each seed" if any(len(values) > 1 for _, values in measured) else ""
             axes.plot([], [], **look, markersize=8, markeredgecolor="black", label=f"{split}{seeds}")
-    if high - low > 0.2 and low > 0 and high < 1:
+    if 0 < low < 0.8 and 0.9 < high < 1:
         # One that learned nothing would press all others into a corner.
         axes.set_xscale("logit")
         odds = np.log([low / (1 - low), high / (1 - high)]) + np.array([-0.3, 0.3])

@@ -1,6 +1,7 @@
 """What a run says in text: the data's statistics and the evaluation, as tables for terminal and log file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,6 +115,23 @@ def evaluation(metrics: Mapping[str, float], analysis: Misclassification, datase
     pairs = ", ".join(f"{pair['target']} → {pair['pred']} ({pair['count']}×)" for pair in analysis.confusions) or "none"
     lines += [f"most often missed:     {missed}", f"most often confused:   {pairs}   (true → predicted)"]
     return "\n".join(lines)
+
+
+def ensemble(members: Sequence[Mapping[str, Any]], together: Mapping[str, float]) -> str:
+    """The test's figures of each member, a mapping with its `ckpt_path`, and below them those of all together."""
+    table = Table("checkpoint", box=box.SIMPLE_HEAD, title="Members and ensemble", title_justify="left")
+    for label in (*METRICS.values(), "loss"):
+        table.add_column(label, justify="right")
+
+    def add_row(name: str, metrics: Mapping[str, Any]) -> None:
+        shares = [f"{metrics[f'test/{metric}']:.2%}" for metric in METRICS]
+        table.add_row(name, *shares, f"{metrics['test/loss']:.4f}")
+
+    for member in members:
+        add_row(member["ckpt_path"], member)
+    table.add_section()
+    add_row("mean of their probabilities", together)
+    return _text(table)
 
 
 def _text(renderable: RenderableType) -> str:
