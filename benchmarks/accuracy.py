@@ -107,7 +107,9 @@ def main() -> None:
         for row, seed in track([run for run in runs if not records(*run)], "training"):
             train(row, seed, f"seed={seed}")
 
-    measured = {row: cells(row) for row in arguments.rows if any(r["epochs"] and "test/acc" in r for r in records(row, "*"))}
+    measured = {
+        row: cells(row) for row in arguments.rows if any(r["epochs"] and "test/acc" in r for r in records(row, "*"))
+    }
     if arguments.write:
         write(measured)
     elif measured:

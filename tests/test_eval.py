@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Command
+from sklearn.metrics import accuracy_score, log_loss
 
 
 def test_figures_equal_what_training_reported(trained: Path, command: Command) -> None:
@@ -69,3 +71,61 @@ def test_network_trained_on_the_sample_can_be_tested_on_mnist(
     assert outcome.record["dataset"] == "mnist"
     assert sum(map(sum, outcome.record["confusion_matrix"])) == 10_000
     assert outcome.record["test/acc"] > 0.9
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Checkpoints of two different little networks."""
+    import importlib
+    import sys
+
+    paths = []
+    for seed, dropout in ((1, 0.5), (2, 0.1)):
+        logs = tmp_path_factory.mktemp("member")
+        words = ["data=mnist5k", "trainer.max_epochs=1", f"seed={seed}", f"model.dropout={dropout}", f"log_dir={logs}"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["train.py", *words])
+            importlib.import_module("train").main()
+        paths += logs.glob("train/runs/*/checkpoints/best.ckpt")
+    return paths
+
+
+def test_ensemble_is_evaluated_beside_its_members(members: list[Path], command: Command) -> None:
+    outcome = command("eval", f"ckpt_path=[{members[0]},{members[1]}]")
+    assert outcome.code == 0, outcome.err
+    record = outcome.record
+    mean = 0
+    for path, found in zip(members, record["members"], strict=True):
+        alone = json.loads((path.parents[1] / "metrics.json").read_text())
+        assert found["ckpt_path"] == str(path)
+        assert {name: found[name] for name in found if "/" in name} == {
+            name: alone[name] for name in alone if name.startswith("test/")
+        }
+        predictions = np.load(path.parents[1] / "predictions.npz")
+        mean = mean + predictions["probabilities"] / 2
+        assert f"{alone['test/acc']:.2%}" in outcome.out
+    assert record["test/acc"] == pytest.approx(accuracy_score(predictions["target"], mean.argmax(1)), abs=1e-6)
+    assert record["test/loss"] == pytest.approx(log_loss(predictions["target"], mean), abs=1e-4)
+    assert "mean of their probabilities" in outcome.out
+    assert sum(map(sum, record["confusion_matrix"])) == 500
+
+
+def test_ensemble_of_one_is_its_member(members: list[Path], command: Command) -> None:
+    alone, listed = command("eval", f"ckpt_path={members[0]}"), command("eval", f"ckpt_path=[{members[0]}]")
+    assert alone.record["test/acc"] == listed.record["test/acc"]
+    assert "members" not in listed.record
+
+
+def test_members_without_a_common_test_set_are_refused(members: list[Path], command: Command, tmp_path: Path) -> None:
+    checkpoint = torch.load(members[1], weights_only=True)
+    checkpoint["hyper_parameters"]["data"]["split_seed"] = 7
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    outcome = command("eval", f"ckpt_path=[{members[0]},{tmp_path / 'other.ckpt'}]")
+    assert outcome.code == 1
+    assert "data.split_seed is 0 for the one and 7 for the other" in outcome.err
+
+
+def test_empty_ensemble_is_one_line(command: Command) -> None:
+    outcome = command("eval", "ckpt_path=[]")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: ckpt_path is not set")

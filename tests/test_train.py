@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import termios
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -39,7 +41,7 @@ def test_run_leaves_everything_behind(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         *(f"{name}.png" for name in FIGURES),
         *("checkpoints", "tensorboard", ".hydra", "train.log"),
-        *("config.yaml", "metrics.csv", "metrics.json", "misclassified.csv", "mnist_cnn_model.pth"),
+        *("config.yaml", "metrics.csv", "metrics.json", "misclassified.csv", "predictions.npz", "mnist_cnn_model.pth"),
     }
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
@@ -340,3 +342,223 @@ def test_interrupted_run_says_so(command: Command, monkeypatch: pytest.MonkeyPat
     signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones for the rest of the process
     assert outcome.code not in (0, None)
     assert outcome.record["status"] == "interrupted"
+
+
+# What is chosen from the groups
+
+
+def test_average_of_the_weights_is_what_is_evaluated_and_saved(command: Command, sample: DigitsDataModule) -> None:
+    words = ["callbacks=ema", "callbacks.ema.decay=0.9", "data=mnist5k", "trainer.max_epochs=2", "trainer=cpu"]
+    outcome = command("train", *words, "trainer.limit_train_batches=20", "model.batch_norm=true")
+    assert outcome.code == 0, outcome.err
+    checkpoint = torch.load(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    average, current = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert not torch.equal(average["network.head.1.weight"], current["network.head.1.weight"])
+    network = CNN(batch_norm=True).eval()
+    network.load_state_dict(torch.load(outcome.folder / "mnist_cnn_model.pth", weights_only=True))
+    assert torch.equal(network.head[1].weight, average["network.head.1.weight"])
+    for split, name in ((sample.splits.val, "val/acc"), (sample.splits.test, "test/acc")):
+        with torch.inference_mode():
+            pred = network((split.images / 255 - 0.1307) / 0.3081).argmax(dim=1)
+        assert outcome.record[name] == pytest.approx(accuracy_score(split.target, pred), abs=1e-6)
+    evaluated = command("eval", "trainer=cpu", f"ckpt_path={outcome.folder / 'checkpoints' / 'best.ckpt'}")
+    assert evaluated.record["test/acc"] == outcome.record["test/acc"]
+
+
+def test_average_is_the_exponential_one(command: Command) -> None:
+    """After one epoch of three steps: by hand from the weights after each step."""
+    import lightning as L
+
+    class Steps(L.Callback):
+        seen: ClassVar[list[torch.Tensor]] = []
+
+        def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
+            self.seen.append(module.network.head[4].bias.detach().clone())
+
+    words = [*SHORT, "trainer.limit_train_batches=3", "callbacks=ema", "callbacks.ema.decay=0.5"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("digits.callbacks.History.on_train_batch_end", Steps().on_train_batch_end, raising=False)
+        outcome = command("train", *words)
+    assert outcome.code == 0, outcome.err
+    average = Steps.seen[0]
+    for weights in Steps.seen[1:]:
+        average = 0.5 * average + 0.5 * weights
+    checkpoint = torch.load(outcome.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.testing.assert_close(checkpoint["state_dict"]["network.head.4.bias"], average)
+
+
+def test_early_stopping_stops(command: Command) -> None:
+    words = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer=sgd", "optimizer.lr=1e-12"]
+    outcome = command("train", "data=mnist5k", "trainer.max_epochs=9", "trainer.limit_train_batches=1", *words)
+    assert outcome.code == 0, outcome.err
+    assert outcome.record["epochs"] == 2
+
+
+def test_throughput_is_in_the_log_and_the_table(command: Command) -> None:
+    outcome = command("train", *SHORT, "callbacks=throughput", "trainer.limit_train_batches=20")
+    with (outcome.folder / "metrics.csv").open() as file:
+        [row] = csv.DictReader(file)
+    rate = float(row["train/images_per_second"])
+    assert rate > 2000 / float(row["seconds"])  # validation is not counted
+    assert f"{rate:,.0f} images/s" in outcome.out
+
+
+def test_learning_rate_of_each_step_is_logged(command: Command) -> None:
+    words = ["callbacks=lr_monitor", "scheduler=cosine", "logger=csv", "trainer.log_every_n_steps=1"]
+    outcome = command("train", *SHORT, *words, "trainer.limit_train_batches=4")
+    with (outcome.folder / "csv" / "metrics.csv").open() as file:
+        rates = [float(row["lr-Adam"]) for row in csv.DictReader(file) if row["lr-Adam"]]
+    assert rates == pytest.approx([1e-3, 0.5e-3 * (1 + 2**-0.5), 0.5e-3, 0.5e-3 * (1 - 2**-0.5)])
+
+
+def test_several_loggers_get_curves_and_final_figures(command: Command) -> None:
+    pytest.importorskip("mlflow")
+    outcome = command("train", *SHORT, "logger=[tensorboard,csv,mlflow]", "trainer.limit_train_batches=5")
+    assert outcome.code == 0, outcome.err
+    record = outcome.record
+    with (outcome.folder / "csv" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["best/test/acc"]) for row in rows if row["best/test/acc"]] == [record["test/acc"]]
+    assert yaml.safe_load((outcome.folder / "csv" / "hparams.yaml").read_text())["optimizer"]["lr"] == 0.001
+
+    from mlflow import MlflowClient
+
+    logs = outcome.folder.parents[2]
+    client = MlflowClient(tracking_uri=f"sqlite:///{logs}/mlflow.db")
+    [run] = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert run.data.metrics["best/test/acc"] == pytest.approx(record["test/acc"])
+    assert run.data.params["optimizer/lr"] == "0.001"
+    assert {"confusion_matrix.png", "training_curves.png"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert any((outcome.folder / "tensorboard").iterdir())
+
+
+def test_wandb_keeps_an_offline_run(command: Command) -> None:
+    pytest.importorskip("wandb")
+    outcome = command("train", *SHORT, "logger=wandb", "logger.wandb.offline=true", "trainer.limit_train_batches=5")
+    assert outcome.code == 0, outcome.err
+    [run] = (outcome.folder / "wandb").glob("offline-run-*")
+    assert next(run.glob("*.wandb")).stat().st_size > 0
+    assert {path.name.split("_0_")[0].rsplit("_", 1)[0] for path in run.rglob("*.png")} >= {"training_curves"}
+
+
+def test_learning_rate_is_found_and_used(command: Command) -> None:
+    outcome = command("train", *SHORT, "find_lr=true", "scheduler=onecycle")
+    assert outcome.code == 0, outcome.err
+    cfg = yaml.safe_load((outcome.folder / "config.yaml").read_text())
+    assert 1e-4 < cfg["optimizer"]["lr"] < 1e-1
+    assert cfg["optimizer"]["lr"] != 0.001
+    assert cfg["scheduler"]["max_lr"] == cfg["optimizer"]["lr"]
+    checkpoint = torch.load(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["optimizer"]["lr"] == cfg["optimizer"]["lr"]
+    given = command("train", *SHORT, f"optimizer.lr={cfg['optimizer']['lr']}", "scheduler=onecycle")
+    assert exact(given.record) == exact(outcome.record)  # as if it had been given
+
+
+def test_batch_size_is_found_and_used(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("digits.tuning.LARGEST_BATCH", 1000)
+    outcome = command("train", *SHORT, "find_batch_size=true")
+    assert outcome.code == 0, outcome.err
+    size = yaml.safe_load((outcome.folder / "config.yaml").read_text())["data"]["batch_size"]
+    assert size == 800  # 100 times a power of two; 1,600 would be above the limit
+    given = command("train", *SHORT, "data.batch_size=800")
+    assert exact(given.record) == exact(outcome.record)
+
+
+def test_one_batch_is_learnt_by_heart(command: Command) -> None:
+    outcome = command("train", "data=mnist5k", "debug=overfit")
+    with (outcome.folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 50
+    assert float(rows[-1]["train/acc"]) == 1.0
+
+
+def test_profiler_leaves_its_report(command: Command) -> None:
+    outcome = command("train", "data=mnist5k", "debug=profiler", "trainer.limit_train_batches=2")
+    assert "run_training_batch" in (outcome.folder / "fit-profile.txt").read_text()
+
+
+def test_without_validation_the_last_epoch_is_tested(command: Command) -> None:
+    outcome = command(
+        "train", "data=mnist5k", "data.val_size=0", "trainer.max_epochs=2", "trainer.limit_train_batches=5"
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.record["split_sizes"] == {"train": 4500, "val": 0, "test": 500}
+    assert outcome.record["tested_epoch"] == 2
+    assert "val/acc" not in outcome.record
+    assert [path.name for path in (outcome.folder / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("scheduler=plateau", "scheduler watches val/loss, but nothing is validated"),
+        ("callbacks=early_stopping", "callbacks.early_stopping watches val/loss, but nothing is validated"),
+    ],
+)
+def test_nothing_may_wait_for_a_validation_that_is_not_there(word: str, message: str, command: Command) -> None:
+    outcome = command("train", *SHORT, "data.val_size=0", word)
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert "epoch " not in outcome.out
+
+
+# Sweeps
+
+
+def test_sweep_ends_with_a_summary(command: Command) -> None:
+    words = ["optimizer=adam,sgd", "seed=1,2", "trainer.limit_train_batches=5"]
+    outcome = command("train", "-m", *SHORT, *words)
+    assert outcome.code == 0, outcome.err
+    with (outcome.folder / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["optimizer"], row["seed"]) for row in rows] == [
+        ("adam", "1"),
+        ("adam", "2"),
+        ("sgd", "1"),
+        ("sgd", "2"),
+    ]
+    assert "data" not in rows[0]  # the same in all
+    assert "Best job" in outcome.out
+    assert {"summary.csv", "summary.md", "summary.png"} <= {path.name for path in outcome.folder.iterdir()}
+
+
+def test_resumed_sweep_runs_only_what_is_not_done(command: Command) -> None:
+    words = ["optimizer.lr=0.001,0.002", "seed=1,2", "trainer.limit_train_batches=3"]
+    sweep = command("train", "-m", *SHORT, *words).folder
+    before = {job: (sweep / job / "metrics.json").read_text() for job in "0123"}
+    record = json.loads(before["1"]) | {"status": "running"}  # as after a kill
+    (sweep / "1" / "metrics.json").write_text(json.dumps(record))
+    shutil.rmtree(sweep / "3")
+    resumed = command("train", f"resume_sweep={sweep}")
+    assert resumed.code == 0, resumed.err
+    assert resumed.folder == sweep
+    after = {job: (sweep / job / "metrics.json").read_text() for job in "0123"}
+    assert [after[job] == before[job] for job in "0123"] == [True, False, True, False]
+    assert all(exact(json.loads(after[job])) == exact(json.loads(before[job])) for job in "0123")
+    assert resumed.out.count("done before") == 2
+    with (sweep / "summary.csv").open() as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["completed"] * 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["resume_sweep=/nowhere"], "resume_sweep=/nowhere: no sweep's folder"),
+        (["-m", "optimizr=adam,sgd"], "there is no key optimizr. Did you mean optimizer?"),
+        (["-m", "optimizer=adam,sdg"], "there is no optimizer=sdg. Did you mean sgd?"),
+        (["-m", "optimizer.lr=0.1,0.2", "model.dropot=0.1"], "there is no key model.dropot."),
+    ],
+)
+def test_sweep_that_cannot_work_is_refused_before_it_starts(words: list[str], message: str, command: Command) -> None:
+    outcome = command("train", *words)
+    assert outcome.code == 1
+    [line] = outcome.err.strip().splitlines()
+    assert line.startswith(f"error: {message}")
+    assert outcome.folder is None or not list(outcome.folder.rglob("metrics.json"))
+
+
+def test_resumed_sweep_takes_no_other_overrides(command: Command) -> None:
+    sweep = command("train", "-m", *SHORT, "seed=1,2", "trainer.limit_train_batches=1").folder
+    outcome = command("train", f"resume_sweep={sweep}", "optimizer=sgd")
+    assert outcome.code == 1
+    assert "optimizer=sgd: resume_sweep takes the sweep's own overrides" in outcome.err

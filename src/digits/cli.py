@@ -152,6 +152,9 @@ def _words(words: list[str]) -> list[str]:
     Raises:
         UserError: for a combination that cannot work.
     """
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or _is_secondary()
+    if several and JOB_OVERRIDES not in os.environ and {"-m", "--multirun"} & set(words):
+        raise UserError("-m does not go with torchrun or srun, which start every process with the whole sweep")
     if _is_secondary():
         return _secondary_words(words)
     folder = next((word.partition("=")[2] for word in words if word.startswith("resume_sweep=")), "null")
@@ -171,8 +174,6 @@ def _secondary_words(words: list[str]) -> list[str]:
     """
     if overrides := os.environ.get(JOB_OVERRIDES):
         words = json.loads(overrides)
-    elif {"-m", "--multirun"} & set(words):
-        raise UserError("-m does not go with torchrun or srun, which start every process with the whole sweep")
     folder = tempfile.mkdtemp(prefix="digits-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     silent = ["hydra.mode=RUN", "hydra.output_subdir=null", "hydra.job_logging.root.level=ERROR"]
@@ -183,7 +184,9 @@ def _resumed_words(words: list[str], folder: str) -> list[str]:
     """The sweep that a folder is of, into the same folder."""
     path = Path(folder).expanduser() / "multirun.yaml"
     if not path.is_file():
-        raise UserError(f"resume_sweep={folder}: no sweep's folder, it has no multirun.yaml. Give logs/train/multiruns/...")
+        raise UserError(
+            f"resume_sweep={folder}: no sweep's folder, it has no multirun.yaml. Give logs/train/multiruns/..."
+        )
     sweep = OmegaConf.load(path).hydra
     if sweep.sweeper._target_ != "hydra._internal.core_plugins.basic_sweeper.BasicSweeper":
         raise UserError(f"resume_sweep={folder}: a search goes on where it stopped when its command is run again")

@@ -89,11 +89,15 @@ def _folds(words: list[str]) -> tuple[int, list[str]]:
     if not folds.isdecimal() or int(folds) < 2:
         raise UserError(f"folds={folds}: give a whole number, 2 or more")
     try:
-        swept = [override for override in OverridesParser.create().parse_overrides(rest) if override.is_sweep_override()]
+        swept = [
+            override for override in OverridesParser.create().parse_overrides(rest) if override.is_sweep_override()
+        ]
     except OverrideParseException as error:
         raise UserError(" ".join(str(error).split())) from error
     if swept:
-        raise UserError(f"{swept[0].input_line}: digits.crossval trains one experiment, once for each fold; give one value")
+        raise UserError(
+            f"{swept[0].input_line}: digits.crossval trains one experiment, once for each fold; give one value"
+        )
     return int(folds), rest
 
 

@@ -205,12 +205,11 @@ def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         low, high = axes.dataLim.intervalx[0], min(1, axes.dataLim.intervalx[1])  # with the deviations
-        margin = max(
-            0.05 * (high - low), 0.005 - (high - low) / 2
-        )  # hundredths of a percent shall not look like a gulf
+        # One percent wide at the least: hundredths shall not look like a gulf.
+        margin = max(0.05 * (high - low), 0.005 - (high - low) / 2)
         axes.set(xlim=(low - margin, high + margin), xlabel="accuracy")
         axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1])
-        axes.set_xlim(low - margin, high + margin)
+        axes.set_xlim(low - margin, high + margin)  # which the ticks may have widened
     axes.set_ylim(rows - 0.5, -0.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{100 * tick:.6g}%"))
     axes.set_yticks(range(rows), labels)

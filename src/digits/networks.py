@@ -181,7 +181,10 @@ class Ensemble(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalised images (B, C, H, W) to the logarithms of the mean probabilities (B, num_classes)."""
         log_probabilities = torch.stack(
-            [F.log_softmax(member(images.to(next(member.parameters()).dtype)).float(), dim=1) for member in self.members]
+            [
+                F.log_softmax(member(images.to(next(member.parameters()).dtype)).float(), dim=1)
+                for member in self.members
+            ]
         )  # (members, B, num_classes)
         return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
 

@@ -1,0 +1,103 @@
+"""python -m digits.crossval: each image is predicted once, by a network that has not seen it."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import StratifiedKFold
+
+from digits.checkpoints import load_checkpoint, restore_data, restore_network
+from digits.crossval import cross_validate
+from digits.datasets import load_mnist5k
+from digits.errors import UserError
+
+
+def crossval(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "digits.crossval", *words], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a cross-validation in three parts, and what it printed."""
+    logs = tmp_path_factory.mktemp("crossval")
+    words = ["folds=3", "data=mnist5k", "trainer.max_epochs=1", "trainer.limit_train_batches=10", f"log_dir={logs}"]
+    answer = crossval(*words)
+    assert answer.returncode == 0, answer.stderr
+    [folder] = (logs / "crossval").iterdir()
+    return folder, answer.stdout
+
+
+def test_folds_are_stratified_and_each_image_is_predicted_once(validated: tuple[Path, str]) -> None:
+    folder, _ = validated
+    found = np.load(folder / "out_of_fold.npz")
+    target = load_mnist5k()[0].target.numpy()
+    assert (found["index"] == np.arange(5000)).all()
+    assert (found["target"] == target).all()
+    assert found["probabilities"].shape == (5000, 10)
+    cuts = StratifiedKFold(3, shuffle=True, random_state=0).split(target, target)
+    for fold, (_, held_out) in enumerate(cuts):
+        assert (np.flatnonzero(found["fold"] == fold) == held_out).all()
+
+
+def test_figures_are_those_of_the_predictions(validated: tuple[Path, str]) -> None:
+    folder, printed = validated
+    found = np.load(folder / "out_of_fold.npz")
+    with (folder / "folds.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    accuracy = []
+    for fold, row in enumerate(rows):
+        part = found["fold"] == fold
+        accuracy.append(accuracy_score(found["target"][part], found["probabilities"][part].argmax(1)))
+        assert float(row["test/acc"]) == pytest.approx(accuracy[-1])
+        assert int(row["images"]) == part.sum()
+    assert f"{mean(accuracy):.2%}" in printed
+    assert f"{stdev(accuracy):.2%}" in printed
+    assert f"{accuracy_score(found['target'], found['probabilities'].argmax(1)):.2%} of 5,000" in printed
+    assert (folder / "summary.md").exists()
+
+
+def test_predictions_are_those_of_the_folds_checkpoint(validated: tuple[Path, str]) -> None:
+    folder, _ = validated
+    found = np.load(folder / "out_of_fold.npz")
+    checkpoint = load_checkpoint(folder / "1" / "checkpoints" / "best.ckpt")
+    data = restore_data(checkpoint)
+    assert (data.splits.test.index.numpy() == np.flatnonzero(found["fold"] == 1)).all()
+    network = restore_network(checkpoint, "best.ckpt").eval()
+    with torch.inference_mode():
+        probabilities = network(data.normalise(data.splits.test.images / 255)).softmax(dim=1).numpy()
+    np.testing.assert_allclose(found["probabilities"][found["fold"] == 1], probabilities, atol=1e-5)
+    record = json.loads((folder / "1" / "metrics.json").read_text())
+    assert sum(record["split_sizes"].values()) == 5000  # the official test images have no part in it
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["folds=1"], "folds=1: give a whole number, 2 or more"),
+        (["folds=many"], "folds=many: give a whole number"),
+        (["seed=1,2"], "seed=1,2: digits.crossval trains one experiment"),
+        (["data.fold=1"], "data.fold=1: digits.crossval sets data.fold itself"),
+        (["model=[cnn"], "no viable alternative|mismatched input"),
+    ],
+)
+def test_command_line_that_cannot_work_is_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        cross_validate(words)
+    assert "\n" not in str(refused.value)
+
+
+def test_errors_of_the_training_are_its_own(tmp_path: Path) -> None:
+    answer = crossval("folds=2", "optimizr=sgd", f"log_dir={tmp_path}")
+    assert answer.returncode == 1
+    assert "there is no key optimizr. Did you mean optimizer?" in answer.stderr
+    assert "Traceback" not in answer.stderr
