@@ -40,6 +40,10 @@ def records(row: str, part: str) -> list[dict]:
     return [record for record in found if record["status"] == "completed"]
 
 
+def tested(row: str) -> list[dict]:
+    return [record for record in records(row, "*") if "test/acc" in record]
+
+
 def train(row: str, part: str, *overrides: str) -> None:
     words = ["train.py", *ROWS[row].split(), "data.offline_fallback=false", *overrides, f"log_dir={LOGS / row / part}"]
     subprocess.run([sys.executable, *words], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
@@ -47,7 +51,7 @@ def train(row: str, part: str, *overrides: str) -> None:
 
 def cells(row: str) -> dict[str, str]:
     """A row of the table, from what was measured."""
-    runs = [record for record in records(row, "*") if record["epochs"] and "test/acc" in record]
+    runs = tested(row)
     accuracy = [100 * record["test/acc"] for record in runs]
     spread = f" ± {statistics.stdev(accuracy):.2f}" if len(accuracy) > 1 else ""
     timed = records(row, "time")
@@ -107,9 +111,7 @@ def main() -> None:
         for row, seed in track([run for run in runs if not records(*run)], "training"):
             train(row, seed, f"seed={seed}")
 
-    measured = {
-        row: cells(row) for row in arguments.rows if any(r["epochs"] and "test/acc" in r for r in records(row, "*"))
-    }
+    measured = {row: cells(row) for row in arguments.rows if tested(row)}
     if arguments.write:
         write(measured)
     elif measured:

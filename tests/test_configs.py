@@ -5,6 +5,7 @@ data set) is in `NEEDS` and in `write_data`.
 """
 
 import importlib.util
+import json
 import inspect
 from pathlib import Path
 
@@ -37,7 +38,7 @@ MORE = {
     ("logger", "wandb"): ["logger.wandb.offline=true"],
     ("trainer", "ddp"): ["trainer.accelerator=cpu"],
     ("debug", "overfit"): ["trainer.max_epochs=2", "trainer.overfit_batches=1"],
-    ("hparams_search", "optuna"): ["hydra.sweeper.n_trials=1", "hydra.sweeper.params.optimizer=choice(sgd)"],
+    ("hparams_search", "optuna"): ["hydra.sweeper.n_trials=1"],
 }
 
 
@@ -97,7 +98,7 @@ def test_choice_takes_a_training_step(group: str, choice: str, command: Command,
     record = outcome.record if (folder / "metrics.json").exists() else None
     if group == "hparams_search":
         [path] = folder.glob("*/metrics.json")
-        record = __import__("json").loads(path.read_text())
+        record = json.loads(path.read_text())
         folder = path.parent
     assert record["status"] == "completed"
     assert record["epochs"] >= 1

@@ -89,15 +89,12 @@ def _folds(words: list[str]) -> tuple[int, list[str]]:
     if not folds.isdecimal() or int(folds) < 2:
         raise UserError(f"folds={folds}: give a whole number, 2 or more")
     try:
-        swept = [
-            override for override in OverridesParser.create().parse_overrides(rest) if override.is_sweep_override()
-        ]
+        overrides = OverridesParser.create().parse_overrides(rest)
     except OverrideParseException as error:
         raise UserError(" ".join(str(error).split())) from error
-    if swept:
-        raise UserError(
-            f"{swept[0].input_line}: digits.crossval trains one experiment, once for each fold; give one value"
-        )
+    for override in overrides:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line}: digits.crossval trains one experiment on each fold, not a sweep")
     return int(folds), rest
 
 

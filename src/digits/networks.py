@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import DenseNet as TorchvisionDenseNet
 from torchvision.models import ResNet
@@ -180,12 +179,8 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalised images (B, C, H, W) to the logarithms of the mean probabilities (B, num_classes)."""
-        log_probabilities = torch.stack(
-            [
-                F.log_softmax(member(images.to(next(member.parameters()).dtype)).float(), dim=1)
-                for member in self.members
-            ]
-        )  # (members, B, num_classes)
+        logits = [member(images.to(next(member.parameters()).dtype)).float() for member in self.members]
+        log_probabilities = torch.stack(logits).log_softmax(dim=2)  # (members, B, num_classes)
         return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
 
 

@@ -1,0 +1,52 @@
+"""Seconds of a sweep of eight short jobs: one after the other, and in parallel processes with hydra/launcher=joblib.
+
+    python -m benchmarks.sweep_time --rounds 3
+
+Each round runs both, one after the other, so that a busy machine disturbs both alike; the ratio is one of medians.
+Start-up, testing, figures and the summary are counted on both sides.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+JOBS = ["data=mnist5k", "trainer.max_epochs=5", "model.dropout=0.3,0.5", "seed=1,2,3,4"]
+WAYS = {"one after the other": [], "hydra/launcher=joblib": ["hydra/launcher=joblib"]}
+
+
+def sweep(*words: str) -> float:
+    """Seconds of the whole command."""
+    with tempfile.TemporaryDirectory() as logs:
+        start = time.perf_counter()
+        command = [sys.executable, "train.py", "-m", *JOBS, *words, f"log_dir={logs}"]
+        subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+        seconds = time.perf_counter() - start
+        assert len(list(Path(logs).glob("train/multiruns/*/*/metrics.json"))) == 8
+        return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each (default: 3)")
+    rounds = parser.parse_args().rounds
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for round_ in range(rounds):
+        for name, words in WAYS.items():
+            seconds[name].append(sweep(*words))
+            print(f"round {round_ + 1}/{rounds}  {name}: {seconds[name][-1]:.1f} s", flush=True)
+    serial, parallel = (statistics.median(values) for values in seconds.values())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(
+        f"8 jobs on {cores} cores: {serial:.1f} s one after the other, {parallel:.1f} s with hydra/launcher=joblib:"
+        f" {serial / parallel:.2f} times as fast"
+    )
+
+
+if __name__ == "__main__":
+    main()
