@@ -50,7 +50,8 @@ def main(cfg: DictConfig) -> float | None:
             logger=[instantiate(logger) for logger in cfg.logger.values()],
             _convert_="all",
         )
-        trainer.profiler.dirpath, trainer.profiler.filename = folder, "profile"
+        if cfg.trainer.profiler:
+            trainer.profiler.dirpath, trainer.profiler.filename = folder, "profile"
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
         record.update(device=device, precision=trainer.precision)

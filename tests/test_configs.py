@@ -5,8 +5,8 @@ data set) is in `NEEDS` and in `write_data`.
 """
 
 import importlib.util
-import json
 import inspect
+import json
 from pathlib import Path
 
 import numpy as np

@@ -438,7 +438,7 @@ def test_wandb_keeps_an_offline_run(command: Command) -> None:
     assert outcome.code == 0, outcome.err
     [run] = (outcome.folder / "wandb").glob("offline-run-*")
     assert next(run.glob("*.wandb")).stat().st_size > 0
-    assert {path.name.split("_0_")[0].rsplit("_", 1)[0] for path in run.rglob("*.png")} >= {"training_curves"}
+    assert any(path.name.startswith("training_curves") for path in run.rglob("*.png"))
 
 
 def test_learning_rate_is_found_and_used(command: Command) -> None:

@@ -1,20 +1,15 @@
 """The way in from the command line: Hydra's main, with errors of one line instead of tracebacks."""
 
-import atexit
 import difflib
 import functools
 import io
-import json
 import logging
 import os
 import secrets
-import shutil
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,11 +23,11 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from digits import processes, sweeps
 from digits.errors import Pruned, UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -46,8 +41,6 @@ ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 
-# Set for the processes that Lightning starts beside this one: the overrides of the job that they are to share.
-JOB_OVERRIDES = "DIGITS_JOB_OVERRIDES"
 SECONDARY_GRACE_SECONDS = 3
 
 log = logging.getLogger(__name__)
@@ -58,15 +51,6 @@ OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cach
 
 class JobFailed(Exception):
     """A job of a sweep failed and has said why: the sweep goes on, and its exit code will tell."""
-
-
-class SweepFolder(Callback):
-    """Hydra's callback that notes where a sweep is, for its summary: Hydra skips on_multirun_end if a job failed."""
-
-    current: Path | None = None
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        SweepFolder.current = Path(config.hydra.sweep.dir)
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -84,16 +68,16 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         def job(cfg: DictConfig) -> Any:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 try:
-                    with _alone_in_its_environment():
+                    with processes.alone_in_its_environment():
                         return task(cfg)
                 except Exception as error:
                     if FULL_ERRORS:
                         raise
                     _exit(error, config_name)  # at once: Hydra would add a line of its own
-            if done := _done_before(cfg):
+            if done := sweeps.done_before(cfg):
                 return done.get("val/acc")
             try:
-                with _alone_in_its_environment():
+                with processes.alone_in_its_environment():
                     return task(cfg)
             except Pruned as pruned:
                 log.info("%s", pruned)
@@ -112,7 +96,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         def main() -> None:
             _survive_any_output()
             before, environment = sys.argv, dict(os.environ)
-            SweepFolder.current = None
+            sweeps.SweepFolder.current = None
             try:
                 sys.argv = [sys.argv[0], *_words(sys.argv[1:])]
                 if not FULL_ERRORS:
@@ -129,21 +113,12 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 _exit(error, config_name)
             finally:
                 sys.argv = before
-                _restore(environment)
-                _summarise_sweep()
+                processes.restore(environment)
+                sweeps.summarise()
 
         return main
 
     return decorate
-
-
-def _summarise_sweep() -> None:
-    """Ends a sweep, if there was one, with its table."""
-    folder = SweepFolder.current
-    if folder is not None and any(folder.glob("*/metrics.json")):
-        from digits.summary import write_summary
-
-        print(f"\n{write_summary(folder).text}")
 
 
 def _words(words: list[str]) -> list[str]:
@@ -152,95 +127,11 @@ def _words(words: list[str]) -> list[str]:
     Raises:
         UserError: for a combination that cannot work.
     """
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or _is_secondary()
-    if several and JOB_OVERRIDES not in os.environ and {"-m", "--multirun"} & set(words):
-        raise UserError("-m does not go with torchrun or srun, which start every process with the whole sweep")
-    if _is_secondary():
-        return _secondary_words(words)
+    processes.refuse_sweep_in_many(words)
+    if processes.is_secondary():
+        return processes.secondary_words(words)
     folder = next((word.partition("=")[2] for word in words if word.startswith("resume_sweep=")), "null")
-    return words if folder == "null" else _resumed_words(words, folder.strip("'\""))
-
-
-def _is_secondary() -> bool:
-    """Whether this is one of several processes of a run, but not its first."""
-    return any(int(os.environ.get(name, 0)) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-
-
-def _secondary_words(words: list[str]) -> list[str]:
-    """The first process's run, silent and in a folder that nobody will look at.
-
-    Lightning starts its processes with the first one's command line. In a sweep that would be the whole sweep; as it
-    is, it is the overrides of the one job.
-    """
-    if overrides := os.environ.get(JOB_OVERRIDES):
-        words = json.loads(overrides)
-    folder = tempfile.mkdtemp(prefix="digits-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    silent = ["hydra.mode=RUN", "hydra.output_subdir=null", "hydra.job_logging.root.level=ERROR"]
-    return [*words, *silent, f"hydra.run.dir={_quoted(folder)}"]
-
-
-def _resumed_words(words: list[str], folder: str) -> list[str]:
-    """The sweep that a folder is of, into the same folder."""
-    path = Path(folder).expanduser() / "multirun.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"resume_sweep={folder}: no sweep's folder, it has no multirun.yaml. Give logs/train/multiruns/..."
-        )
-    sweep = OmegaConf.load(path).hydra
-    if sweep.sweeper._target_ != "hydra._internal.core_plugins.basic_sweeper.BasicSweeper":
-        raise UserError(f"resume_sweep={folder}: a search goes on where it stopped when its command is run again")
-    more = [word for word in words if not word.startswith(("resume_sweep=", "-m", "--multirun"))]
-    if others := [word for word in more if not word.startswith("hydra")]:
-        raise UserError(f"{others[0]}: resume_sweep takes the sweep's own overrides; give hydra/launcher=... at most")
-    own = [word for word in sweep.overrides.hydra if not word.startswith(("hydra.sweep.dir=", "hydra.mode="))]
-    own += [word for word in sweep.overrides.task if not word.startswith("resume_sweep=")]
-    where = _quoted(str(path.parent.absolute()))
-    return ["--multirun", *own, *more, f"resume_sweep={where}", f"hydra.sweep.dir={where}"]
-
-
-def _done_before(cfg: DictConfig) -> dict[str, Any] | None:
-    """The record of this job, if the sweep is resumed and had done it."""
-    if "resume_sweep" not in cfg or cfg.resume_sweep is None:
-        return None
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        record = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return None
-    asked = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume_sweep=")]
-    ran = [word for word in record.get("overrides", []) if not word.startswith("resume_sweep=")]
-    if record.get("status") != "completed" or asked != ran:
-        return None
-    log.info("done before: %s", folder)
-    return record
-
-
-@contextmanager
-def _alone_in_its_environment() -> Iterator[None]:
-    """Leaves nothing of a run's several processes behind, for the next job of a sweep to begin anew."""
-    before = dict(os.environ)
-    os.environ[JOB_OVERRIDES] = json.dumps(list(HydraConfig.get().overrides.task))
-    try:
-        yield
-    finally:
-        if distributed := sys.modules.get("torch.distributed"):
-            if distributed.is_available() and distributed.is_initialized():
-                distributed.destroy_process_group()
-            if "OMP_NUM_THREADS" not in before and (threads := os.environ.get("OMP_NUM_THREADS")):
-                # Lightning has divided them among the processes of the machine.
-                sys.modules["torch"].set_num_threads(int(threads) * int(os.environ.get("WORLD_SIZE", 1)))
-        _restore(before)
-
-
-def _restore(environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-def _quoted(value: str) -> str:
-    """As Hydra's overrides want it, whatever is in it."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return words if folder == "null" else sweeps.resumed_words(words, folder.strip("'\""))
 
 
 def _survive_any_output() -> None:
@@ -257,10 +148,10 @@ def _exit(error: Exception, config_name: str) -> NoReturn:
     line = str(error) if isinstance(error, Pruned) else one_line(error, config_name)
     if line is None:
         traceback.print_exception(error)
-    elif _is_secondary():
+    elif processes.is_secondary():
         # The first process has the same error and says so. It is killed where one that it started fails, or ends first.
         time.sleep(SECONDARY_GRACE_SECONDS)
-        sys.exit(0 if JOB_OVERRIDES in os.environ else 1)
+        sys.exit(0 if processes.started_by_lightning() else 1)
     else:
         print(f"error: {line}", file=sys.stderr)
     sys.exit(1)
