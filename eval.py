@@ -39,6 +39,8 @@ def main(cfg: DictConfig) -> None:
         hardware.plain_float32()
 
         # Checkpoints
+        if len(set(paths)) < len(paths):
+            raise UserError("ckpt_path has the same checkpoint twice: it would only count double")
         checkpoints = {path: load_checkpoint(path) for path in paths}
         networks = [restore_network(checkpoint, path) for path, checkpoint in checkpoints.items()]
         check_one_test_set(checkpoints)
@@ -48,7 +50,9 @@ def main(cfg: DictConfig) -> None:
         hardware.device_type(cfg.trainer.accelerator)
         test_report = TestReport(folder)
         bar = [ProgressBar()] if cfg.trainer.enable_progress_bar else []
-        precision = hardware.evaluation_precision(cfg.trainer.precision, trained["precision"])
+        precisions = {checkpoint["hyper_parameters"]["precision"] for checkpoint in checkpoints.values()}
+        weights = precisions.pop() if len(precisions) == 1 else "32-true"  # each member keeps its weights' own type
+        precision = hardware.evaluation_precision(cfg.trainer.precision, weights)
         settings = {"precision": precision, "default_root_dir": str(folder), "logger": False, "_convert_": "all"}
         trainer: L.Trainer = instantiate(cfg.trainer, callbacks=[*bar, test_report], **settings)
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)

@@ -9,7 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
+from digits.processes import check_launcher
 from digits.record import RunRecord
+from digits.sweeps import job_overrides
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ def main(cfg: DictConfig) -> float | None:
     with RunRecord(folder) as record:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         check_overrides(cfg)
-        record.update(seed=cfg.seed, overrides=list(HydraConfig.get().overrides.task))
+        record.update(seed=cfg.seed, overrides=job_overrides())
 
         # Here and not above: they take seconds, for which --help and a mistyped key should not wait.
         import lightning as L
@@ -52,6 +54,7 @@ def main(cfg: DictConfig) -> float | None:
         )
         if cfg.trainer.profiler:
             trainer.profiler.dirpath, trainer.profiler.filename = folder, "profile"
+        check_launcher(trainer.world_size)
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
         record.update(device=device, precision=trainer.precision)
@@ -64,7 +67,7 @@ def main(cfg: DictConfig) -> float | None:
         if data.dataset != cfg.data.dataset:  # the fall-back: the run's config says so too
             cfg.data.dataset, cfg.data.val_size = data.dataset, len(data.splits.val)
         log.info("%s", report.data_statistics(data))
-        record.update(dataset=data.dataset, split_sizes=data.split_sizes)
+        record.update(dataset=data.dataset, data=data.name, split_sizes=data.split_sizes)
         if not (len(data.splits.val) and cfg.trainer.limit_val_batches):
             check_nothing_watches_validation(cfg)
 

@@ -9,6 +9,7 @@ The seeds share one validation split; each run is tested with its best checkpoin
 """
 
 import argparse
+import functools
 import json
 import re
 import statistics
@@ -16,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
@@ -35,9 +38,32 @@ ROWS = {
 
 
 def records(row: str, part: str) -> list[dict]:
-    """The completed runs of a row: `part` is a seed's number, `*` for any, or `time`."""
-    found = [json.loads(path.read_text()) for path in sorted(LOGS.glob(f"{row}/{part}/train/runs/*/metrics.json"))]
-    return [record for record in found if record["status"] == "completed"]
+    """The completed runs of a row's present recipe: `part` is a seed's number, `*` for any, or `time`."""
+    found = []
+    for path in sorted(LOGS.glob(f"{row}/{part}/train/runs/*/metrics.json")):
+        record = json.loads(path.read_text())
+        ran = recipe(OmegaConf.load(path.parent / "config.yaml"))
+        if part == "time" or "test/acc" not in record:
+            ran["max_epochs"] = present(row)["max_epochs"]  # one epoch is enough for its seconds
+        if record["status"] == "completed" and ran == present(row):
+            found.append(record)
+    return found
+
+
+@functools.cache
+def present(row: str) -> dict:
+    """The recipe that a row's command stands for now: what was measured with another must not be taken for it."""
+    with initialize_config_dir(config_dir=str(PROJECT / "configs"), version_base="1.3"):
+        return recipe(compose("train", overrides=ROWS[row].split()))
+
+
+def recipe(cfg: DictConfig) -> dict:
+    """What bears on the result, but for the seed."""
+    groups = ("model", "optimizer", "scheduler", "augmentation")
+    chosen = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in groups}
+    data = {name: cfg.data[name] for name in ("dataset", "batch_size", "split_seed", "mean", "std")}
+    rest = {"label_smoothing": cfg.label_smoothing, "max_epochs": cfg.trainer.max_epochs}
+    return chosen | data | rest | {"precision": cfg.trainer.precision}
 
 
 def tested(row: str) -> list[dict]:
@@ -65,9 +91,16 @@ def cells(row: str) -> dict[str, str]:
     }
 
 
-def machine(row: str) -> str:
-    record = (records(row, "time") or records(row, "*"))[-1]
-    return f"{record['device']}, {record['precision']}, torch {record['versions']['torch']}"
+def machine(rows: list[str]) -> str:
+    """What the figures of some rows were measured on: all of it, as it need not have been one machine."""
+
+    def devices(found: list[dict]) -> str:
+        return " or ".join(dict.fromkeys(f"{record['device']}, {record['precision']}" for record in found))
+
+    accuracy, seconds = ([r for row in rows for r in part(row)] for part in (tested, lambda row: records(row, "time")))
+    versions = " or ".join(dict.fromkeys(record["versions"]["torch"] for record in accuracy))
+    timed = f"; seconds of an epoch with its validation on {devices(seconds)}" if seconds else ""
+    return f"Accuracy on {devices(accuracy)}, torch {versions}{timed}"
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
@@ -81,15 +114,14 @@ def write(measured: dict[str, dict[str, str]]) -> None:
     text = readme.read_text()
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    first = next(iter(measured))
-    note = f"(MNIST, the official 10,000 test images, mean ± sd; {machine(first)})"
+    note = f"(MNIST, the official 10,000 test images, mean ± sd. {machine(list(measured))}.)"
     readme.write_text(f"{before}{BEGIN}\n{markdown(list(measured.values()))}\n\n{note}\n{END}{after}")
     for row, found in measured.items():
         path = PROJECT / "configs" / "experiment" / f"{row}.yaml"
         if path.exists():
             line = (
                 f"# Measured: {found['test accuracy']} (mean ± sd; {found['seeds']}) on the 10,000 test images,"
-                f"\n#   {found['training']}, {machine(row)}"
+                f"\n#   training {found['training']}. {machine([row])}"
             )
             path.write_text(re.sub(r"# Measured:.*(\n#   .*)?", line, path.read_text()))
 

@@ -1,5 +1,6 @@
 """The LightningModule: its metrics against scikit-learn, its training against plain torch."""
 
+import itertools
 from functools import partial
 
 import lightning as L
@@ -196,9 +197,27 @@ def test_cosine_by_epoch_and_by_every_other_step() -> None:
     assert by_steps == pytest.approx([0.05 * (1 + np.cos(np.pi * (i // 2) / 8)) for i in range(16)])
 
 
+@pytest.mark.parametrize("together", [1, 3, 4])
+@pytest.mark.parametrize("frequency", [2, 3])
+def test_schedule_ends_with_the_run_when_it_steps_seldom(together: int, frequency: int) -> None:
+    seen = rates(COSINE, "step", frequency=frequency, max_epochs=3, accumulate_grad_batches=together)
+    steps = sum(b % frequency == 0 for b in range(1, 9) if b % together == 0 or b == 8) * 3
+    assert len(set(seen)) <= steps + 1
+    assert all(now <= before for before, now in itertools.pairwise(seen))  # past the end it would rise again
+
+
 def test_schedule_without_an_end_to_count_to_is_an_error() -> None:
     with pytest.raises(UserError, match=r"scheduler.total_steps=auto: give trainer.max_epochs or trainer.max_steps"):
         rates(ONE_CYCLE, "step", max_epochs=-1, max_time="00:00:01:00")
+
+
+def test_plateau_looks_where_there_is_a_new_figure() -> None:
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.1, patience=0)
+    seen = Rates()
+    classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=1e-12), plateau, monitor="val/loss")
+    settings = {"max_epochs": 6, "check_val_every_n_epoch": 2, "limit_train_batches": 1, "limit_val_batches": 1}
+    trainer(**settings, callbacks=[seen]).fit(classifier, DigitsDataModule("mnist5k", batch_size=500))
+    assert seen.seen == pytest.approx([1e-12] * 4 + [1e-13] * 2)
 
 
 def test_plateau_lowers_the_rate_when_nothing_improves() -> None:

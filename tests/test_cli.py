@@ -32,11 +32,26 @@ ERRORS = {
     "model.batch_norm=no": "model.batch_norm=no: not true or false",
     "data.pin_memory=no": "data.pin_memory=no: there are true, false and null",
     "optimizer.lr=-1": "optimizer: Invalid learning rate: -1",
-    "trainer.devices=2": "trainer.devices: 2 processes are not supported yet. Give devices=1",
     "seed=-1": "seed=-1: a seed lies between 0 and 4294967295",
     "seed=${nowhere}": "'nowhere' not found",
     "data.batch_size=0": "data.batch_size=0: a batch needs at least 1 image",
-    "data.dataset=cifar": "data.dataset=cifar: there are mnist and mnist5k",
+    "data.dataset=cifar": "data.dataset=cifar: there are ",
+    "data.val_size=abc": "data.val_size=abc: give a number of images, or a fraction below 1",
+    "data.mean=dark": "data.mean=dark: give a number, one for each channel, or null",
+    "data.mean=[0.1,0.2]": "data.mean=[0.1, 0.2]: give one number, or one for each of 1 channels",
+    "data.folds=1": "data.folds=1: give 2 or more parts",
+    "data=cifar": "there is no data=cifar. There are: emnist, fashion_mnist, image_folder, kmnist, mnist, mnist5k",
+    "data=image_folder": "data.root is not set: give the folder that holds a folder of images for each class",
+    "data.root=/nowhere data=image_folder": "data.root=/nowhere: no such folder",
+    "logger=[tensorboard,cvs]": "there is no logger=cvs. Did you mean csv? There are: csv, mlflow, tensorboard, wandb",
+    "callbacks=nothing": "there is no callbacks=nothing. There are: default, early_stopping, ema",
+    "hydra/launcher=joblob": "there is no hydra/launcher=joblob. Did you mean joblib?",
+    "experiment=best": "there is no experiment=best. There are: accurate, quick, tutorial",
+    "scheduler.interval=batch": "scheduler.interval=batch: there are epoch and step",
+    "scheduler=onecycle scheduler.pct_start=2": "scheduler: ",
+    "label_smoothing=2": "label_smoothing=2: a share lies between 0 and 1",
+    "model=resnet18 model.blocks=[2]": "blocks=[2]: give 4 numbers, each 1 or more",
+    "find_lr=true trainer.devices=2 trainer.accelerator=cpu": "find_lr and find_batch_size need trainer.devices=1",
     "data.root=/dev/null": "/dev/null/MNIST/raw/train-images-idx3-ubyte.gz: cannot be read (Not a directory)",
     "model.dropout=2": "dropout=2: a probability lies between 0 and 1",
     "model.channels=[1,2,3,4,5]": "5 poolings leave nothing of 28 pixels",
@@ -49,8 +64,8 @@ ERRORS = {
 
 @pytest.mark.parametrize("override", ERRORS)
 def test_bad_override_is_one_line(override: str, command: Command) -> None:
-    data = [] if override.startswith("data.") else ["data=mnist5k"]
-    outcome = command("train", *data, "trainer.max_epochs=1", override)
+    data = [] if override.startswith("data") else ["data=mnist5k"]
+    outcome = command("train", *data, "trainer.max_epochs=1", *override.split(" "))
     assert outcome.code == 1
     [line] = outcome.err.strip().splitlines()
     assert line.startswith("error: ")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,8 @@ def test_predictions_are_those_of_the_folds_checkpoint(validated: tuple[Path, st
         (["folds=many"], "folds=many: give a whole number"),
         (["seed=1,2"], "seed=1,2: digits.crossval trains one experiment on each fold"),
         (["data.fold=1"], "data.fold=1: digits.crossval sets data.fold itself"),
+        (["hparams_search=optuna"], "hparams_search=optuna: digits.crossval trains one experiment on each fold"),
+        (["resume_sweep=/nowhere"], "resume_sweep=/nowhere: not the folder of a cross-validation"),
         (["model=[cnn"], "no viable alternative|mismatched input"),
     ],
 )
@@ -94,6 +97,18 @@ def test_command_line_that_cannot_work_is_one_line(words: list[str], message: st
     with pytest.raises(UserError, match=message) as refused:
         cross_validate(words)
     assert "\n" not in str(refused.value)
+
+
+def test_goes_on_with_the_folds_that_are_missing(validated: tuple[Path, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(validated[0], tmp_path / "copy")
+    expected = dict(np.load(folder / "out_of_fold.npz"))
+    (folder / "out_of_fold.npz").unlink()
+    shutil.rmtree(folder / "2")
+    answer = crossval(f"resume_sweep={folder}")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("done before") == 2
+    found = np.load(folder / "out_of_fold.npz")
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
 def test_errors_of_the_training_are_its_own(tmp_path: Path) -> None:

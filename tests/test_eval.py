@@ -125,6 +125,19 @@ def test_members_without_a_common_test_set_are_refused(members: list[Path], comm
     assert "data.split_seed is 0 for the one and 7 for the other" in outcome.err
 
 
+def test_same_member_twice_is_refused(members: list[Path], command: Command) -> None:
+    outcome = command("eval", f"ckpt_path=[{members[0]},{members[0]}]")
+    assert outcome.code == 1
+    assert "ckpt_path has the same checkpoint twice" in outcome.err
+
+
+def test_evaluations_can_be_swept(members: list[Path], command: Command) -> None:
+    outcome = command("eval", "-m", f"ckpt_path={members[0]},{members[1]}")
+    assert outcome.code == 0, outcome.err
+    records = [json.loads((outcome.folder / job / "metrics.json").read_text()) for job in "01"]
+    assert [record["ckpt_path"] for record in records] == [str(path) for path in members]
+
+
 def test_empty_ensemble_is_one_line(command: Command) -> None:
     outcome = command("eval", "ckpt_path=[]")
     assert outcome.code == 1

@@ -54,7 +54,7 @@ def test_one_run_one_folder_one_set_of_figures(distributed: Path) -> None:
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     assert len(events.Scalars("val/acc")) == 2
-    assert len(list((folder / "tensorboard").glob("events*"))) == 1
+    assert len({path.name.split(".")[-2] for path in (folder / "tensorboard").glob("events*")}) == 1  # process number
     assert (folder / "train.log").read_text().count("epoch  1/2") == 1
     with (folder / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
@@ -154,6 +154,6 @@ def test_threads_are_divided_among_parallel_jobs(tmp_path: Path) -> None:
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2", f"log_dir={tmp_path}"]
     answer = run("train", "-m", *SHORT, *words, **environment)
     assert answer.returncode == 0, answer.stderr
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for record in records(tmp_path, "train/multiruns/*/*").values():
         assert f"{max(1, cores // 2)} thread" in record["device"]

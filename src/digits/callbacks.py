@@ -98,9 +98,11 @@ class History(Callback):
 class Throughput(Callback):
     """Logs `train/images_per_second` of each epoch, over all devices; validation is not counted."""
 
+    def __init__(self) -> None:
+        self._images, self._seconds, self._resumed = 0, 0.0, 0.0
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._images = self._seconds = 0
-        self._resumed = time.perf_counter()
+        self._images, self._seconds, self._resumed = 0, 0.0, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], _: int

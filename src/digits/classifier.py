@@ -40,7 +40,7 @@ class Classifier(L.LightningModule):
         scheduler: makes the learning-rate schedule from the optimizer. An argument that is `auto` becomes the number
             of times that the schedule steps in the whole run.
         interval: what the schedule steps after: each `epoch`, or each `step` of the optimizer.
-        frequency: intervals between two steps of the schedule.
+        frequency: intervals between two steps of the schedule; of steps, Lightning counts the batches of an epoch.
         monitor: the metric that a plateau schedule looks at.
         label_smoothing: share, in [0, 1], of each training target that is spread over all classes.
 
@@ -156,7 +156,10 @@ class Classifier(L.LightningModule):
         make_scheduler = self._complete(self.make_scheduler)
         self._rehearse(make_scheduler)
         optimizer = self.make_optimizer(self.network.parameters())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make_scheduler(optimizer), **self.schedule}}
+        schedule = dict(self.schedule)
+        if schedule["monitor"]:
+            schedule["frequency"] *= self.trainer.check_val_every_n_epoch or 1  # a new figure each time it looks
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make_scheduler(optimizer), **schedule}}
 
     def _complete(self, make_scheduler: partial[LRScheduler]) -> partial[LRScheduler]:
         """Tells the schedule how many steps it has: that depends on epochs, batches, accumulation and devices.
@@ -167,12 +170,18 @@ class Classifier(L.LightningModule):
         unknown = [name for name, value in make_scheduler.keywords.items() if value == "auto"]
         if not unknown:
             return make_scheduler
-        steps = self.trainer.estimated_stepping_batches
-        if self.schedule["interval"] == "epoch":
-            steps /= math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        steps, frequency = self.trainer.estimated_stepping_batches, self.schedule["frequency"]
         if math.isinf(steps):
             raise UserError(f"scheduler.{unknown[0]}=auto: give trainer.max_epochs or trainer.max_steps to count to")
-        return partial(make_scheduler, **dict.fromkeys(unknown, math.ceil(steps / self.schedule["frequency"])))
+        batches, together = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+        epochs = steps / math.ceil(batches / together)
+        if self.schedule["interval"] == "epoch":
+            steps = epochs / frequency
+        elif frequency > 1:
+            # Lightning counts batches, anew in each epoch, and steps the schedule where the optimizer steps too.
+            ends = [batch for batch in range(1, batches + 1) if batch % together == 0 or batch == batches]
+            steps = epochs * sum(batch % frequency == 0 for batch in ends)
+        return partial(make_scheduler, **dict.fromkeys(unknown, max(1, math.ceil(steps))))
 
     def _rehearse(self, make_scheduler: Callable[[Optimizer], LRScheduler]) -> None:
         """Steps optimizer and schedule once on a parameter of their own: bad arguments show before training does.

@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,8 +39,6 @@ ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "
 # Launchers of packages that only some need.
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
-
-SECONDARY_GRACE_SECONDS = 3
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +74,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             if done := sweeps.done_before(cfg):
                 return done.get("val/acc")
             try:
+                processes.refuse_sweep_in_many()
                 with processes.alone_in_its_environment():
                     return task(cfg)
             except Pruned as pruned:
@@ -127,7 +125,8 @@ def _words(words: list[str]) -> list[str]:
     Raises:
         UserError: for a combination that cannot work.
     """
-    processes.refuse_sweep_in_many(words)
+    if {"-m", "--multirun"} & set(words):
+        processes.refuse_sweep_in_many()
     if processes.is_secondary():
         return processes.secondary_words(words)
     folder = next((word.partition("=")[2] for word in words if word.startswith("resume_sweep=")), "null")
@@ -149,9 +148,7 @@ def _exit(error: Exception, config_name: str) -> NoReturn:
     if line is None:
         traceback.print_exception(error)
     elif processes.is_secondary():
-        # The first process has the same error and says so. It is killed where one that it started fails, or ends first.
-        time.sleep(SECONDARY_GRACE_SECONDS)
-        sys.exit(0 if processes.started_by_lightning() else 1)
+        processes.leave(line)
     else:
         print(f"error: {line}", file=sys.stderr)
     sys.exit(1)
@@ -250,7 +247,7 @@ def check_overrides(cfg: DictConfig) -> None:
     Raises:
         UserError: for an override of another kind than the default, or a seed out of range.
     """
-    words = HydraConfig.get().overrides.task
+    words = sweeps.job_overrides()
     choices = _choices(words)
     default = compose(HydraConfig.get().job.config_name, overrides=choices)
     for name in default.keys() - cfg.keys():

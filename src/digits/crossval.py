@@ -17,11 +17,14 @@ from statistics import mean, stdev
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from digits.errors import UserError
+from digits.sweeps import quoted
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 METRICS = ("test/acc", "test/precision", "test/recall", "test/f1", "test/loss")
@@ -41,19 +44,29 @@ def main() -> None:
 def cross_validate(words: list[str]) -> int:
     """Trains once for each fold, in a sweep's folder, and says what came out; returns the exit code.
 
+    `resume_sweep=<folder>` trains only what is missing there.
+
     Writes `folds.csv` (a row a fold), `out_of_fold.npz` (`index` into the training images, `fold`, `target` and
     `probabilities` (N, num_classes), in the order of the images) and what every sweep leaves behind.
 
     Raises:
         UserError: for a command line that cannot work.
     """
-    folds, words = _folds(words)
-    log_dir = next((word.partition("=")[2] for word in reversed(words) if word.startswith("log_dir=")), "logs")
-    folder = Path(log_dir, "crossval", f"{dt.datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
-    numbers = ",".join(map(str, range(folds)))
-    own = [f"data.folds={folds}", f"data.fold={numbers}", f"hydra.sweep.dir={folder}"]
-    code = subprocess.run([sys.executable, TRAIN, "--multirun", *words, *own], check=False).returncode
+    resumed = [word.partition("=")[2] for word in words if word.startswith("resume_sweep=")]
+    if resumed:
+        folder = Path(resumed[0])
+        folds = _folds_of(folder)
+    else:
+        folds, words = _folds(words)
+        log_dir = next((word.partition("=")[2] for word in reversed(words) if word.startswith("log_dir=")), "logs")
+        folder = Path(log_dir, "crossval", f"{dt.datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
+        numbers = ",".join(map(str, range(folds)))
+        own = [f"data.folds={folds}", f"data.fold={numbers}", f"hydra.sweep.dir={quoted(str(folder))}"]
+        words = ["--multirun", *words, *own]
+    code = subprocess.run([sys.executable, TRAIN, *words], check=False).returncode
     if code:
+        if any(folder.glob("*/metrics.json")):
+            print(f"what is missing:  python -m digits.crossval resume_sweep={folder}", file=sys.stderr)
         return code
 
     records = [json.loads((folder / str(fold) / "metrics.json").read_text()) for fold in range(folds)]
@@ -82,8 +95,12 @@ def _folds(words: list[str]) -> tuple[int, list[str]]:
         key, _, value = word.partition("=")
         if key == "folds":
             folds = value
-        elif key in ("data.fold", "data.folds", "hydra.sweep.dir"):
+        elif key in ("data.fold", "data.folds", "hydra.sweep.dir", "hydra.sweep.subdir"):
             raise UserError(f"{word}: digits.crossval sets {key} itself. Give folds=5, and what train.py takes")
+        elif key in ("hparams_search", "hydra/sweeper", "hydra.mode"):
+            raise UserError(
+                f"{word}: digits.crossval trains one experiment on each fold. Search first, then give what was found"
+            )
         else:
             rest.append(word)
     if not folds.isdecimal() or int(folds) < 2:
@@ -96,6 +113,15 @@ def _folds(words: list[str]) -> tuple[int, list[str]]:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: digits.crossval trains one experiment on each fold, not a sweep")
     return int(folds), rest
+
+
+def _folds_of(folder: Path) -> int:
+    """The number of folds of a cross-validation that is to go on."""
+    try:
+        overrides = OmegaConf.to_container(OmegaConf.load(folder / "multirun.yaml").hydra.overrides)["task"]
+        return int(next(word.partition("=")[2] for word in overrides if word.startswith("data.folds=")))
+    except (OSError, StopIteration, ValueError, OmegaConfBaseException) as error:
+        raise UserError(f"resume_sweep={folder}: not the folder of a cross-validation, logs/crossval/...") from error
 
 
 def _out_of_fold(folder: Path, folds: int) -> dict[str, np.ndarray]:

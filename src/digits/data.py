@@ -1,7 +1,9 @@
 """The data module: from a data set's arrays to splits, and to normalised, augmented batches on the device."""
 
+import hashlib
 import logging
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_only
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor, nn
@@ -174,11 +177,15 @@ class DigitsDataModule(L.LightningDataModule):
         return len(self.class_names)
 
     @property
-    def title(self) -> str:
-        """The data set's name for tables and figures."""
+    def name(self) -> str:
+        """What the images are: accuracies on data of different names do not compare."""
         name = self.root.name if self.dataset == "image_folder" else self.dataset
-        name = f"{name} {self.subset}" if self.subset else name
-        return f"{name} (folds={self.folds}, fold={self.fold})" if self.folds else name
+        return f"{name} {self.subset}" if self.subset else name
+
+    @property
+    def title(self) -> str:
+        """The name for tables and figures of one run."""
+        return f"{self.name} (folds={self.folds}, fold={self.fold})" if self.folds else self.name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -214,7 +221,9 @@ class DigitsDataModule(L.LightningDataModule):
         """
         if self.splits is None and self.dataset in FETCHERS:
             try:
-                FETCHERS[self.dataset](self.root, **self._options)
+                # Of a machine's processes one downloads, and the others find the files there.
+                with FileLock(Path(tempfile.gettempdir(), f"digits-{hash_of(self.root)}.lock")):
+                    FETCHERS[self.dataset](self.root, **self._options)
             except MissingFileError as error:
                 self._fall_back(error)
 
@@ -229,7 +238,7 @@ class DigitsDataModule(L.LightningDataModule):
         try:
             train, test, self.class_names = LOADERS[self.dataset](self.root, **self._options)
         except MissingFileError as error:
-            # prepare_data runs in one process of each machine only: the others find out here.
+            # Where prepare_data has not run, as in a script of one's own.
             self._fall_back(error)
             train, test, self.class_names = LOADERS[self.dataset](self.root, **self._options)
         self.in_channels, self.image_size = train.images.shape[1:3]
@@ -251,7 +260,7 @@ class DigitsDataModule(L.LightningDataModule):
     def _fall_back(self, reason: MissingFileError) -> None:
         if not self.offline_fallback:
             raise UserError(
-                f"{reason}. Put the data set's four files there, or set data.root or DIGITS_DATA to the folder"
+                f"{reason}. Put the data set's files there, or set data.root or DIGITS_DATA to the folder"
                 f" that holds {raw_folder(Path(), MNIST if self.dataset == 'mnist' else FashionMNIST)}"
             ) from reason
         self.dataset = "mnist5k"
@@ -355,6 +364,11 @@ def _numbers(name: str, values: float | list[float] | None) -> list[float] | Non
     if not numbers or not all(_is_number(number) and math.isfinite(number) for number in numbers):
         raise UserError(f"data.{name}={values}: give a number, one for each channel, or null to have it computed")
     return [float(number) for number in numbers]
+
+
+def hash_of(path: Path) -> str:
+    """A short name for a path, the same in each process."""
+    return hashlib.md5(str(path.absolute()).encode(), usedforsecurity=False).hexdigest()[:12]
 
 
 def _is_number(value: Any) -> bool:

@@ -6,16 +6,21 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from digits.errors import UserError
-from digits.sweeps import quoted
+from digits.sweeps import job_overrides, quoted
 
 # Set for the processes that Lightning starts beside this one: the overrides of the job that they are to share.
 JOB_OVERRIDES = "DIGITS_JOB_OVERRIDES"
+IN_SWEEP = "DIGITS_IN_SWEEP"  # set too if that job is a sweep's
+GRACE_SECONDS = 3
 
 
 def started_by_lightning() -> bool:
@@ -23,15 +28,26 @@ def started_by_lightning() -> bool:
     return JOB_OVERRIDES in os.environ
 
 
-def refuse_sweep_in_many(words: list[str]) -> None:
-    """Refuses `-m` where each process was started with it from outside.
+def refuse_sweep_in_many() -> None:
+    """Refuses a sweep whose every process was started from outside: each would run all of it.
 
     Raises:
         UserError: if so.
     """
-    several = int(os.environ.get("WORLD_SIZE") or 1) > 1 or is_secondary()
-    if several and not started_by_lightning() and {"-m", "--multirun"} & set(words):
-        raise UserError("-m does not go with torchrun or srun, which start every process with the whole sweep")
+    sizes = (os.environ.get(name) or 1 for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    if not started_by_lightning() and (any(int(size) > 1 for size in sizes) or is_secondary()):
+        raise UserError("a sweep does not go with torchrun or srun, which start every process with all of it")
+
+
+def check_launcher(world_size: int) -> None:
+    """Refuses several processes where Lightning could not start the others: it repeats this one's command line.
+
+    Raises:
+        UserError: if so.
+    """
+    launcher = HydraConfig.get().runtime.choices.get("hydra/launcher", "basic")
+    if world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and launcher != "basic":
+        raise UserError(f"trainer.devices: {world_size} processes in a job of a sweep need hydra/launcher=basic")
 
 
 def is_secondary() -> bool:
@@ -53,14 +69,32 @@ def secondary_words(words: list[str]) -> list[str]:
     return [*words, *silent, f"hydra.run.dir={quoted(folder)}"]
 
 
+def leave(line: str) -> NoReturn:
+    """Ends a process that is not its run's first on an error of one line, which the first one has too, as a rule.
+
+    Lightning kills the first process once one that it started fails. So that one is given time to say what is wrong;
+    in a sweep it has further jobs to do, and is not to be killed at all.
+    """
+    first = os.getppid()
+    time.sleep(GRACE_SECONDS)
+    if started_by_lightning() and (IN_SWEEP in os.environ or os.getppid() != first):
+        sys.exit(0)
+    print(f"error: {line} (in process {os.environ.get('RANK') or os.environ.get('LOCAL_RANK')})", file=sys.stderr)
+    sys.exit(1)
+
+
 @contextmanager
 def alone_in_its_environment() -> Iterator[None]:
     """Leaves nothing of a run's several processes behind, for the next job of a sweep to begin anew."""
     before = dict(os.environ)
-    os.environ[JOB_OVERRIDES] = json.dumps(list(HydraConfig.get().overrides.task))
+    os.environ[JOB_OVERRIDES] = json.dumps(job_overrides())
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        os.environ[IN_SWEEP] = "1"
     try:
         yield
     finally:
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()  # or the next job of this process would go on in this one's run
         if distributed := sys.modules.get("torch.distributed"):
             if distributed.is_available() and distributed.is_initialized():
                 distributed.destroy_process_group()

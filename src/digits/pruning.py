@@ -12,6 +12,8 @@ from digits.errors import Pruned
 from digits.report import plain
 from digits.search import open_storage
 
+MONITOR = "val/acc"  # what train.py returns to the search
+
 
 class Pruning(Callback):
     """Reports each epoch's validation to the study, and raises Pruned where the pruner advises against another epoch.
@@ -24,17 +26,13 @@ class Pruning(Callback):
         study_name: the study in it.
         trial: number of this run's trial; None outside of a search, where nothing happens.
         pruner: Optuna's.
-        monitor: the metric that the search is about.
     """
 
-    def __init__(
-        self, storage: str, study_name: str, trial: int | None, pruner: BasePruner, monitor: str = "val/acc"
-    ) -> None:
+    def __init__(self, storage: str, study_name: str, trial: int | None, pruner: BasePruner) -> None:
         self.storage = storage
         self.study_name = str(study_name)  # Hydra reads 2026 as a number
         self.trial = trial
         self.pruner = pruner
-        self.monitor = monitor
         self._value: float | None = None  # None in an epoch without validation
 
     @cached_property
@@ -47,7 +45,7 @@ class Pruning(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.trial is not None and not trainer.sanity_checking:
-            self._value = plain(trainer.callback_metrics)[self.monitor]
+            self._value = plain(trainer.callback_metrics)[MONITOR]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._value is not None and trainer.is_global_zero:
@@ -62,4 +60,4 @@ class Pruning(Callback):
             if trainer.is_global_zero:
                 self._study.tell(self.trial, state=TrialState.PRUNED)
             epoch = trainer.current_epoch  # the one before, counted from 1
-            raise Pruned(f"trial {self.trial} pruned after epoch {epoch}: {self.monitor} {value:.4f}")
+            raise Pruned(f"trial {self.trial} pruned after epoch {epoch}: {MONITOR} {value:.4f}")

@@ -14,10 +14,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from yaml import YAMLError
 
 from digits.errors import UserError
 
@@ -51,7 +53,7 @@ class Run:
 
     @property
     def dataset(self) -> str | None:
-        return self.record.get("dataset")
+        return self.record.get("data") or self.record.get("dataset")
 
     @cached_property
     def words(self) -> list[str]:
@@ -64,6 +66,27 @@ class Run:
         settings = {_key(word): "removed" if word[0] == "~" else word.partition("=")[2] for word in self.words}
         return settings | ({"seed": str(self.record["seed"])} if "seed" in self.record else {})
 
+    def setting(self, key: str) -> str:
+        """The value of a key that this run or another overrides: as it was given here, else as the configs have it."""
+        if key in self.settings:
+            return self.settings[key]
+        value = self._choices[key] if key in self._choices else OmegaConf.select(self._config, key)
+        return "default" if value is None else str(value)
+
+    @cached_property
+    def _choices(self) -> dict[str, str]:
+        """The file chosen in each group."""
+        return (
+            OmegaConf.to_container(_load(self.folder / ".hydra" / "hydra.yaml"))
+            .get("hydra", {})
+            .get("runtime", {})
+            .get("choices", {})
+        )
+
+    @cached_property
+    def _config(self) -> DictConfig:
+        return _load(self.folder / "config.yaml")
+
     @property
     def checkpoint(self) -> Path | None:
         """The one that was tested."""
@@ -75,6 +98,14 @@ class Run:
         """Trains it again; quoted for a shell."""
         once = ["hydra.mode=RUN"] if any(_key(word) == "hparams_search" for word in self.words) else []  # no search
         return shlex.join(["python", "train.py", *once, *self.words])
+
+
+def _load(path: Path) -> DictConfig:
+    """A YAML file of a run's folder; empty where it is not there or damaged."""
+    try:
+        return OmegaConf.create(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, YAMLError, OmegaConfBaseException):
+        return OmegaConf.create()
 
 
 @dataclass(frozen=True)
@@ -119,12 +150,12 @@ class Summary:
 
     @cached_property
     def differing(self) -> dict[str, list[str]]:
-        """The keys in which the runs differ, with their values; that of a run without the key is `default`."""
-        known = [run.settings for run in self.runs if run.settings or run.status != "unreadable"]
+        """The keys in which the runs differ, with their values."""
+        known = [run for run in self.runs if run.settings or run.status != "unreadable"]
         values = {
             # A job that failed on its overrides has no seed yet, which is no other seed.
-            key: dict.fromkeys(one.get(key, "default") for one in known if key in one or key not in REPEATED)
-            for key in dict.fromkeys(key for one in known for key in one)
+            key: dict.fromkeys(run.setting(key) for run in known if key in run.settings or key not in REPEATED)
+            for key in dict.fromkeys(key for run in known for key in run.settings)
         }
         return {key: list(several) for key, several in values.items() if len(several) > 1}
 
@@ -138,7 +169,7 @@ class Summary:
         groups: dict[tuple, dict[tuple, Run]] = {}
         for run in sorted(self.runs, key=lambda run: run.record.get("started_at", "")):
             if run.status == "completed":
-                group = (run.dataset or "", *(run.settings.get(key, "default") for key in columns))
+                group = (run.dataset or "", *(run.setting(key) for key in columns))
                 groups.setdefault(group, {})[tuple(run.settings.get(key) for key in REPEATED)] = run
         folded = [
             Configuration(dict(zip(columns, values, strict=True)), dataset, list(runs.values()))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ class SweepFolder(Callback):
     current: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        SweepFolder.current = Path(config.hydra.sweep.dir)
+        if config.hydra.job.config_name == "train":  # evaluations are not compared
+            SweepFolder.current = Path(config.hydra.sweep.dir)
 
 
 def summarise() -> None:
@@ -30,7 +32,10 @@ def summarise() -> None:
     if folder is not None and any(folder.glob("*/metrics.json")):
         from digits.summary import write_summary
 
-        print(f"\n{write_summary(folder).text}")
+        try:
+            print(f"\n{write_summary(folder).text}")
+        except OSError as error:  # such as a full disk: not to hide how the jobs ended
+            print(f"error: {folder}: no summary ({error})", file=sys.stderr)
 
 
 def resumed_words(words: list[str], folder: str) -> list[str]:
@@ -47,14 +52,20 @@ def resumed_words(words: list[str], folder: str) -> list[str]:
     sweep = OmegaConf.load(path).hydra
     if sweep.sweeper._target_ != BASIC_SWEEPER:
         raise UserError(f"resume_sweep={folder}: a search goes on where it stopped when its command is run again")
-    known = ("-m", "--multirun", *sweep.overrides.task)
+    overrides = OmegaConf.to_container(sweep.overrides)  # as they were given: interpolations stay what they are
+    known = ("-m", "--multirun", *overrides["task"])
     more = [word for word in words if word not in known and not word.startswith("resume_sweep=")]
     if others := [word for word in more if not word.startswith("hydra")]:
         raise UserError(f"{others[0]}: resume_sweep takes the sweep's own overrides; give hydra/launcher=... at most")
-    own = [word for word in sweep.overrides.hydra if not word.startswith(("hydra.sweep.dir=", "hydra.mode="))]
-    own += [word for word in sweep.overrides.task if not word.startswith("resume_sweep=")]
+    own = [word for word in overrides["hydra"] if not word.startswith(("hydra.sweep.dir=", "hydra.mode="))]
+    own += [word for word in overrides["task"] if not word.startswith("resume_sweep=")]
     where = quoted(str(path.parent.absolute()))
     return ["--multirun", *own, *more, f"resume_sweep={where}", f"hydra.sweep.dir={where}"]
+
+
+def job_overrides() -> list[str]:
+    """The overrides of the run that goes on, as they were given: interpolations stay what they are."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task)
 
 
 def done_before(cfg: DictConfig) -> dict[str, Any] | None:
@@ -66,7 +77,7 @@ def done_before(cfg: DictConfig) -> dict[str, Any] | None:
         record = json.loads((folder / "metrics.json").read_text())
     except (OSError, ValueError):
         return None
-    asked = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume_sweep=")]
+    asked = [word for word in job_overrides() if not word.startswith("resume_sweep=")]
     ran = [word for word in record.get("overrides", []) if not word.startswith("resume_sweep=")]
     if record.get("status") != "completed" or asked != ran:
         return None

@@ -93,7 +93,6 @@ class OptunaSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
 
-        metric = OmegaConf.select(self.config, "callbacks.pruning.monitor", default="value")
         failed: list[JobReturn] = []
         launched, missing = 0, self.n_trials - search.finished(study)
         if missing <= 0:
@@ -111,19 +110,19 @@ class OptunaSweeper(Sweeper):
             for trial, job in zip(trials, jobs, strict=True):
                 value = job.return_value if job.status == JobStatus.COMPLETED else None
                 outcome = search.tell(study, trial, value)
-                result = "" if outcome.value is None else f", {metric} {outcome.value:.4f}"
+                result = "" if outcome.value is None else f", val/acc {outcome.value:.4f}"
                 log.info("trial %d: %s%s", trial.number, outcome.state.name.lower(), result)
                 if outcome.state not in search.FINISHED:
                     failed.append(job)
 
         if best := search.best(study):
-            log.info("best: trial %d, %s %.4f", best.number, metric, best.value)
+            log.info("best: trial %d, val/acc %.4f", best.number, best.value)
             if "overrides" in best.user_attrs:  # not in a trial that somebody added by hand
                 command = ["python", Path(sys.argv[0]).name, "hydra.mode=RUN", *best.user_attrs["overrides"]]
                 log.info("once more: %s", shlex.join(command))
         if failed:
             _ = failed[0].return_value  # raises what the job raised
-            raise UserError(f"a trial returned no {metric} to {self.direction}: was there a validation?")
+            raise UserError("a trial returned no val/acc: was there a validation?")
 
     def _job(self, trial: "Trial") -> list[str]:
         """The overrides of a trial's run."""
