@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
+from digits.processes import check_processes
 from digits.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,13 @@ def main(cfg: DictConfig) -> None:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         check_overrides(cfg)
         paths = list(cfg.ckpt_path) if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path]
-        record.update(ckpt_path=paths if len(paths) > 1 else cfg.ckpt_path)
         if not (paths and all(paths)):
             raise UserError("ckpt_path is not set: give ckpt_path=logs/train/runs/<run>/checkpoints/best.ckpt")
+        if not all(isinstance(path, str) for path in paths):
+            raise UserError(
+                f"ckpt_path={cfg.ckpt_path}: give a checkpoint's path, or several: ckpt_path=[a.ckpt,b.ckpt]"
+            )
+        record.update(ckpt_path=paths if len(paths) > 1 else paths[0])
 
         import lightning as L
 
@@ -55,6 +60,7 @@ def main(cfg: DictConfig) -> None:
         precision = hardware.evaluation_precision(cfg.trainer.precision, weights)
         settings = {"precision": precision, "default_root_dir": str(folder), "logger": False, "_convert_": "all"}
         trainer: L.Trainer = instantiate(cfg.trainer, callbacks=[*bar, test_report], **settings)
+        check_processes(trainer)
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
         for path, checkpoint in checkpoints.items():
@@ -77,7 +83,9 @@ def main(cfg: DictConfig) -> None:
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
         [metrics] = trainer.test(Classifier(network, data.num_classes), data, verbose=False) or [{}]
         figures = report.plain(metrics)
-        if len(networks) > 1:
+        if not figures:
+            log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
+        elif len(networks) > 1:
             log.info("%s", report.ensemble(members, figures))
         record.update(**figures, **test_report.facts)
         log.info("saved: %s", folder)

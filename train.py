@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
-from digits.processes import check_launcher
+from digits.processes import check_processes
 from digits.record import RunRecord
 from digits.sweeps import job_overrides
 
@@ -48,13 +48,13 @@ def main(cfg: DictConfig) -> float | None:
             cfg.trainer,
             precision=precision,
             default_root_dir=str(folder),
-            callbacks=[*bar, *map(instantiate, cfg.callbacks.values()), history, test_report],
-            logger=[instantiate(logger) for logger in cfg.logger.values()],
+            callbacks=[*bar, *map(instantiate, filter(None, cfg.callbacks.values())), history, test_report],
+            logger=[instantiate(logger) for logger in filter(None, cfg.logger.values())],
             _convert_="all",
         )
         if cfg.trainer.profiler:
             trainer.profiler.dirpath, trainer.profiler.filename = folder, "profile"
-        check_launcher(trainer.world_size)
+        check_processes(trainer)
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
         record.update(device=device, precision=trainer.precision)
@@ -68,8 +68,7 @@ def main(cfg: DictConfig) -> float | None:
             cfg.data.dataset, cfg.data.val_size = data.dataset, len(data.splits.val)
         log.info("%s", report.data_statistics(data))
         record.update(dataset=data.dataset, data=data.name, split_sizes=data.split_sizes)
-        if not (len(data.splits.val) and cfg.trainer.limit_val_batches):
-            check_nothing_watches_validation(cfg)
+        check_monitors(cfg, validated=bool(len(data.splits.val) and cfg.trainer.limit_val_batches))
 
         # Tune: what is found goes into the config, as if it had been given
         if cfg.find_batch_size:
@@ -140,12 +139,18 @@ def make_classifier(cfg: DictConfig, data):
     )
 
 
-def check_nothing_watches_validation(cfg: DictConfig) -> None:
-    """Without a validation, a schedule or a callback that waits for its figures would fail an epoch later."""
-    watchers = {"scheduler": cfg.scheduler} | {f"callbacks.{key}": part for key, part in cfg.callbacks.items()}
+def check_monitors(cfg: DictConfig, validated: bool) -> None:
+    """A schedule or a callback that waits for a figure which never comes would fail an epoch later."""
+    from digits.classifier import LOGGED
+
+    watchers = {"scheduler": cfg.scheduler} | {f"callbacks.{key}": part for key, part in cfg.callbacks.items() if part}
     for name, part in watchers.items():
-        monitor = part.get("monitor") or ""
-        if monitor.startswith("val/") and name != "callbacks.best_checkpoint":
+        monitor = part.get("monitor")
+        if monitor is None:
+            continue
+        if monitor not in LOGGED:
+            raise UserError(f"{name}.monitor={monitor}: there are {', '.join(LOGGED)}")
+        if monitor.startswith("val/") and not validated and name != "callbacks.best_checkpoint":
             raise UserError(f"{name} watches {monitor}, but nothing is validated. Choose another, or set data.val_size")
 
 

@@ -84,7 +84,7 @@ def test_predictions_are_those_of_the_folds_checkpoint(validated: tuple[Path, st
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["folds=1"], "folds=1: give a whole number, 2 or more"),
+        (["folds=1"], "folds=1: give a whole number from 2 to 100"),
         (["folds=many"], "folds=many: give a whole number"),
         (["seed=1,2"], "seed=1,2: digits.crossval trains one experiment on each fold"),
         (["data.fold=1"], "data.fold=1: digits.crossval sets data.fold itself"),

@@ -25,6 +25,8 @@ from digits.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 FINITE_CHECK_EVERY_N_STEPS = 50
+# What a training logs, for a schedule or a callback to watch.
+LOGGED = ("train/loss", "train/acc", *(f"val/{name}" for name in ("loss", "acc", "precision", "recall", "f1")))
 
 
 class Classifier(L.LightningModule):

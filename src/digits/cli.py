@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -36,6 +37,7 @@ FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE_ERRORS not 
 # A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU,
 # a size that is a share, pixel statistics to be computed or given for each channel, images of their own size.
 ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
+AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches")
 # Launchers of packages that only some need.
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
@@ -127,10 +129,35 @@ def _words(words: list[str]) -> list[str]:
     """
     if {"-m", "--multirun"} & set(words):
         processes.refuse_sweep_in_many()
+        # Hydra knows it in front of the overrides, or behind them, but not between them.
+        words = ["--multirun", *(word for word in words if word not in ("-m", "--multirun"))]
+    _check_words(words)
     if processes.is_secondary():
         return processes.secondary_words(words)
     folder = next((word.partition("=")[2] for word in words if word.startswith("resume_sweep=")), "null")
     return words if folder == "null" else sweeps.resumed_words(words, folder.strip("'\""))
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuses what Hydra would take, or not understand, to the surprise of whoever typed it.
+
+    Raises:
+        UserError: naming the word.
+    """
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            continue
+        if key == "log_dir" and value in ("", "null"):
+            raise UserError(f"{word}: give a folder; the default is log_dir=logs")
+        if key == "log_dir" and OverridesParser.create().parse_override(word).is_sweep_override():
+            raise UserError(f"{word}: a sweep has one log_dir. A comma in its name needs quotes: 'log_dir=\"...\"'")
+        if key == "hydra.sweep.subdir" and "hydra.job." not in value and not processes.started_by_lightning():
+            raise UserError(f"{word}: the jobs of a sweep need a folder each; leave it as it is")
+        if value == "null" and (CONFIGS / key).is_dir() and key not in ("experiment", "hparams_search", "debug"):
+            choices = sorted(path.stem for path in (CONFIGS / key).glob("*.yaml"))
+            none = f"give {key}=[] for none. " if key in ("callbacks", "logger") else ""
+            raise UserError(f"{word}: {none}There are: {', '.join(choices)}")
 
 
 def _survive_any_output() -> None:
@@ -175,8 +202,11 @@ def one_line(error: BaseException, config_name: str) -> str | None:
             return f"{error.filename}: {error.strerror}"
         case OmegaConfBaseException():
             return f"{_flat(str(error).partition('    full_key:')[0])} (in {error.full_key})"
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's; importing it would take seconds
+    # By name: importing Lightning or W&B would take seconds.
+    if type(error).__name__ in ("MisconfigurationException", "UsageError"):
         return _flat(str(error))
+    if "Could not detect" in str(error):  # submitit's
+        return f"{_flat(str(error))} hydra/launcher=joblib runs on this machine"
     return None
 
 
@@ -203,6 +233,8 @@ def _mistyped_choice(missing: str, options: Sequence[str] | None) -> str:
 
 def _mistyped_key(key: str, config_name: str) -> str:
     known = _known_keys(config_name)
+    if key in known:
+        return f"{key}: not every choice of the sweep has this key. Sweep over those that have it"
     # The right name in the wrong place, lr for optimizer.lr, else the nearest name.
     elsewhere = [other for other in known if other.endswith(f".{key}")]
     hint = f" Did you mean {elsewhere[0]}?" if elsewhere else _nearest(key, known)
@@ -268,6 +300,9 @@ def check_overrides(cfg: DictConfig) -> None:
         if kind and _kind(value) not in fits:
             value = "null" if value is None else value
             raise UserError(f"{key}={value}: not {kind} (the default is {key}={str(expected).lower()})")
+    for key in AT_LEAST_ONE:
+        if OmegaConf.select(cfg, key) == 0:
+            raise UserError(f"{key}=0: give 1 or more")
     if "seed" in cfg and not (_kind(cfg.seed) == WHOLE and 0 <= cfg.seed < 2**32):
         raise UserError(f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}")
 

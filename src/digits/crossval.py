@@ -27,6 +27,7 @@ from digits.errors import UserError
 from digits.sweeps import quoted
 
 TRAIN = Path(__file__).parents[2] / "train.py"
+MOST_FOLDS = 100  # each is a training
 METRICS = ("test/acc", "test/precision", "test/recall", "test/f1", "test/loss")
 
 
@@ -58,8 +59,7 @@ def cross_validate(words: list[str]) -> int:
         folds = _folds_of(folder)
     else:
         folds, words = _folds(words)
-        log_dir = next((word.partition("=")[2] for word in reversed(words) if word.startswith("log_dir=")), "logs")
-        folder = Path(log_dir, "crossval", f"{dt.datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
+        folder = Path(_log_dir(words), "crossval", f"{dt.datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
         numbers = ",".join(map(str, range(folds)))
         own = [f"data.folds={folds}", f"data.fold={numbers}", f"hydra.sweep.dir={quoted(str(folder))}"]
         words = ["--multirun", *words, *own]
@@ -103,8 +103,8 @@ def _folds(words: list[str]) -> tuple[int, list[str]]:
             )
         else:
             rest.append(word)
-    if not folds.isdecimal() or int(folds) < 2:
-        raise UserError(f"folds={folds}: give a whole number, 2 or more")
+    if not folds.isdecimal() or not 2 <= int(folds) <= MOST_FOLDS:
+        raise UserError(f"folds={folds}: give a whole number from 2 to {MOST_FOLDS}")
     try:
         overrides = OverridesParser.create().parse_overrides(rest)
     except OverrideParseException as error:
@@ -113,6 +113,11 @@ def _folds(words: list[str]) -> tuple[int, list[str]]:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: digits.crossval trains one experiment on each fold, not a sweep")
     return int(folds), rest
+
+
+def _log_dir(words: list[str]) -> str:
+    parsed = OverridesParser.create().parse_overrides([word for word in words if word.startswith("log_dir=")])
+    return str(parsed[-1].value()) if parsed else "logs"
 
 
 def _folds_of(folder: Path) -> int:

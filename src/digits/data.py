@@ -108,6 +108,8 @@ class DigitsDataModule(L.LightningDataModule):
         super().__init__()
         if dataset not in LOADERS:
             raise UserError(f"data.dataset={dataset}: there are {', '.join(LOADERS)}")
+        if root and not isinstance(root, str | Path):
+            raise UserError(f"data.root={root}: give the path of a folder")
         if not root and dataset == "image_folder":
             raise UserError("data.root is not set: give the folder that holds a folder of images for each class")
         if not root:
@@ -407,12 +409,12 @@ def split(
     rest_size, target = len(images) - held_out, images.target.numpy()
     counts = np.bincount(target)
     present = np.flatnonzero(counts)
-    if min(held_out, rest_size) < len(present):
+    smallest = present[counts[present].argmin()]
+    if counts[smallest] > 1 and min(held_out, rest_size) < len(present):
         raise UserError(
             f"data.{key}={held_out}: each of {len(present)} classes has to be among the images held out and among the"
             f" other {max(0, rest_size):,} of {len(images):,}; give another size"
         )
-    smallest = present[counts[present].argmin()]
     parts = []
     if counts[smallest] > 1:
         parts = train_test_split(np.arange(len(images)), test_size=held_out, stratify=target, random_state=seed)

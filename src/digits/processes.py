@@ -9,13 +9,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from digits.errors import UserError
 from digits.sweeps import job_overrides, quoted
+
+if TYPE_CHECKING:
+    import lightning as L
 
 # Set for the processes that Lightning starts beside this one: the overrides of the job that they are to share.
 JOB_OVERRIDES = "DIGITS_JOB_OVERRIDES"
@@ -39,12 +42,21 @@ def refuse_sweep_in_many() -> None:
         raise UserError("a sweep does not go with torchrun or srun, which start every process with all of it")
 
 
-def check_launcher(world_size: int) -> None:
-    """Refuses several processes where Lightning could not start the others: it repeats this one's command line.
+def check_processes(trainer: "L.Trainer") -> None:
+    """Refuses several processes where nothing would start the others, for which the first would wait in silence.
 
     Raises:
         UserError: if so.
     """
+    world_size = trainer.world_size
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    alone = environment is None or not environment.creates_processes_externally
+    if trainer.num_nodes > 1 and alone and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes}: this process was started alone. Start one for each device, on each"
+            " machine, with torchrun or srun: see the README"
+        )
+    # Lightning starts the others by this one's command line, which a launcher's worker process does not have.
     launcher = HydraConfig.get().runtime.choices.get("hydra/launcher", "basic")
     if world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and launcher != "basic":
         raise UserError(f"trainer.devices: {world_size} processes in a job of a sweep need hydra/launcher=basic")

@@ -46,7 +46,7 @@ class RunRecord:
         self.facts |= facts
         self.facts["duration_seconds"] = round(time.perf_counter() - self._start, 2)
         part = self.path.with_suffix(".json.part")
-        part.write_text(json.dumps(_finite(self.facts), indent=2, allow_nan=False) + "\n")
+        part.write_text(json.dumps(_finite(self.facts), indent=2, allow_nan=False, default=str) + "\n")
         part.replace(self.path)
 
     def __enter__(self) -> Self:

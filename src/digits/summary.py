@@ -104,8 +104,8 @@ def _load(path: Path) -> DictConfig:
     """A YAML file of a run's folder; empty where it is not there or damaged."""
     try:
         return OmegaConf.create(OmegaConf.to_container(OmegaConf.load(path)))
-    except (OSError, YAMLError, OmegaConfBaseException):
-        return OmegaConf.create()
+    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+        return OmegaConf.create({})
 
 
 @dataclass(frozen=True)
@@ -336,13 +336,29 @@ def _read(folder: Path) -> Run | None:
         if record["command"][0] == "eval.py":
             return None
         overrides = record.get("overrides")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        if not (
+            isinstance(record["status"], str)
+            and all(
+                isinstance(record.get(name), int | float | None) for name in FACTS if name not in ("status", "error")
+            )
+            and all(isinstance(word, str) for word in overrides or ())
+        ):
+            raise ValueError("a status, figures or overrides of another kind")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         record = {"status": "unreadable", "error": f"metrics.json is damaged ({type(error).__name__}: {error})"}
         overrides = None
     hydra = folder / ".hydra" / "overrides.yaml"
     if overrides is None and hydra.is_file():  # a job that failed on its overrides, or an older one
-        overrides = OmegaConf.to_container(OmegaConf.load(hydra), resolve=False)
+        overrides = _load_words(hydra)
     return Run(folder, str(folder), record, tuple(overrides or ()))
+
+
+def _load_words(path: Path) -> list[str]:
+    try:
+        words = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+        return []
+    return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
 
 
 def _natural(path: Path) -> list[str | int]:

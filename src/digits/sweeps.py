@@ -9,6 +9,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from digits.errors import UserError
 
@@ -49,10 +51,13 @@ def resumed_words(words: list[str], folder: str) -> list[str]:
         raise UserError(
             f"resume_sweep={folder}: no sweep's folder, it has no multirun.yaml. Give logs/train/multiruns/..."
         )
-    sweep = OmegaConf.load(path).hydra
-    if sweep.sweeper._target_ != BASIC_SWEEPER:
+    try:
+        sweep = OmegaConf.load(path).hydra
+        sweeper, overrides = sweep.sweeper._target_, OmegaConf.to_container(sweep.overrides)
+    except (YAMLError, UnicodeDecodeError, AttributeError, OmegaConfBaseException) as error:
+        raise UserError(f"resume_sweep={folder}: its multirun.yaml is damaged, or not a sweep's") from error
+    if sweeper != BASIC_SWEEPER:
         raise UserError(f"resume_sweep={folder}: a search goes on where it stopped when its command is run again")
-    overrides = OmegaConf.to_container(sweep.overrides)  # as they were given: interpolations stay what they are
     known = ("-m", "--multirun", *overrides["task"])
     more = [word for word in words if word not in known and not word.startswith("resume_sweep=")]
     if others := [word for word in more if not word.startswith("hydra")]:
