@@ -2,6 +2,8 @@
 # uv makes the environment before each command; where it is missing, it is fetched into .uv/.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 ARGS ?=
+# A file's tests stay in one process: some build on what the ones before them left.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval test test-all lint format tensorboard benchmark clean
@@ -16,10 +18,10 @@ eval: $(UV) ## evaluate a checkpoint (ARGS="ckpt_path=...")
 	$(UV) run eval.py $(ARGS)
 
 test: $(UV) ## the test suite, without its slow part
-	$(UV) run pytest $(ARGS)
+	$(UV) run pytest $(PARALLEL) $(ARGS)
 
 test-all: $(UV) ## the whole test suite, full trainings and the README's commands included
-	$(UV) run pytest -m "" $(ARGS)
+	$(UV) run pytest $(PARALLEL) -m "" $(ARGS)
 
 lint: $(UV) ## check style and formatting
 	$(UV) run ruff check .

@@ -13,6 +13,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are divided among the workers; torch looks when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNIST
 

@@ -46,6 +46,12 @@ ERRORS = {
     "logger=[tensorboard,cvs]": "there is no logger=cvs. Did you mean csv? There are: csv, mlflow, tensorboard, wandb",
     "callbacks=nothing": "there is no callbacks=nothing. There are: default, early_stopping, ema",
     "hydra/launcher=joblob": "there is no hydra/launcher=joblob. Did you mean joblib?",
+    "logger=null": "logger=null: give logger=[] for none. There are: csv, mlflow, tensorboard, wandb",
+    "model=null": "model=null: There are: cnn, cnn_bn, densenet, fast, resnet18",
+    "trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches=0: give 1 or more",
+    "trainer.num_nodes=2": "trainer.num_nodes=2: this process was started alone",
+    "scheduler=plateau scheduler.monitor=nonsense": "scheduler.monitor=nonsense: there are train/loss",
+    "data=image_folder data.root=5": "data.root=5: give the path of a folder",
     "experiment=best": "there is no experiment=best. There are: accurate, quick, tutorial",
     "scheduler.interval=batch": "scheduler.interval=batch: there are epoch and step",
     "scheduler=onecycle scheduler.pct_start=2": "scheduler: ",
@@ -150,6 +156,20 @@ def run(*words: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *words], cwd=PROJECT, env=os.environ | env, capture_output=True, text=True, check=False
     )
+
+
+def test_multirun_may_stand_anywhere(command: Command) -> None:
+    words = ["data=mnist5k", "-m", "seed=1,2", "trainer.max_epochs=1", "trainer.limit_train_batches=1"]
+    outcome = command("train", *words)
+    assert outcome.code == 0, outcome.err
+    assert len(list(outcome.folder.glob("*/metrics.json"))) == 2
+
+
+@pytest.mark.parametrize("folder", ["", "null", "/tmp/a,/tmp/b"])
+def test_log_dir_that_is_none_is_refused(folder: str, tmp_path: Path) -> None:
+    answer = run("train.py", "-m", "data=mnist5k", "seed=1", f"log_dir={folder}")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(f"error: log_dir={folder}: ")
 
 
 def test_full_error_shows_the_traceback(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def run(script: str, *words: str, **environment: str) -> subprocess.CompletedPro
     answer = subprocess.run(
         [sys.executable, f"{script}.py", *words],
         cwd=PROJECT,
-        env=os.environ | environment,
+        env={name: value for name, value in (os.environ | environment).items() if value},
         capture_output=True,
         text=True,
         check=False,
@@ -127,7 +127,7 @@ def test_torchrun_refuses_a_sweep(tmp_path: Path) -> None:
     words = ["-m", *SHORT, "seed=1,2", f"log_dir={tmp_path}"]
     first = run("train", *words, RANK="0", LOCAL_RANK="0", WORLD_SIZE="2")
     assert first.returncode == 1
-    assert first.stderr.startswith("error: -m does not go with torchrun")
+    assert first.stderr.startswith("error: a sweep does not go with torchrun")
     assert run("train", *words, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2").returncode == 1
     assert not list(tmp_path.iterdir())
 
@@ -150,9 +150,8 @@ def test_sweep_in_parallel_processes(launcher: str, package: str, tmp_path: Path
 
 
 def test_threads_are_divided_among_parallel_jobs(tmp_path: Path) -> None:
-    environment = {name: "" for name in ("OMP_NUM_THREADS",) if name in os.environ}
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2", f"log_dir={tmp_path}"]
-    answer = run("train", "-m", *SHORT, *words, **environment)
+    answer = run("train", "-m", *SHORT, *words, OMP_NUM_THREADS="")
     assert answer.returncode == 0, answer.stderr
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for record in records(tmp_path, "train/multiruns/*/*").values():

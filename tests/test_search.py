@@ -103,7 +103,7 @@ def test_failed_trial_does_not_stop_the_search(command: Command, tmp_path: Path)
 def test_trial_without_a_value_failed(command: Command, tmp_path: Path) -> None:
     words = ("~callbacks.pruning", "trainer.limit_val_batches=0", "trainer.max_epochs=1", "hydra.sweeper.n_trials=1")
     outcome = command("train", *TINY, *words)
-    assert error(outcome) == "a trial returned no value to maximize: was there a validation?"
+    assert error(outcome) == "a trial returned no val/acc: was there a validation?"
     assert states(study_of(tmp_path / "logs")) == ["FAIL"]
 
 

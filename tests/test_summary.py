@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command
+from omegaconf import OmegaConf
 from PIL import Image
 
 from digits.errors import UserError
@@ -271,3 +272,15 @@ def test_hopeless_configuration_does_not_hide_the_others() -> None:
     a, b, c = (axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] for x in (0.99, 0.98, 0.1))
     assert 0 < c < b < a < 1
     assert a - b > 0.05
+
+
+def test_what_was_typed_folds_with_what_is_so_by_default(tmp_path: Path) -> None:
+    for number, words in enumerate((["model=cnn", "optimizer.lr=0.001"], [], ["model=fast"])):
+        folder = tmp_path / str(number)
+        job(folder, *words, seed=number, val=0.9)
+        chosen = {"model": "fast" if "model=fast" in words else "cnn"}
+        (folder / ".hydra").mkdir(exist_ok=True)
+        OmegaConf.save({"hydra": {"runtime": {"choices": chosen}}}, folder / ".hydra" / "hydra.yaml")
+        OmegaConf.save({"optimizer": {"lr": 0.001}}, folder / "config.yaml")
+    found = {one.settings["model"]: len(one.runs) for one in summary_of(tmp_path).configurations}
+    assert found == {"cnn": 2, "fast": 1}
