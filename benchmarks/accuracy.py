@@ -29,12 +29,14 @@ RECIPE = "augmentation=affine scheduler=onecycle optimizer.lr=0.003"
 ROWS = {
     "cnn": "",
     "fast": "model=fast scheduler=onecycle optimizer.lr=0.003 trainer.max_epochs=8",
-    "cnn_bn": f"model=cnn_bn {RECIPE}",
+    "densenet": f"model=densenet {RECIPE} trainer.max_epochs=8",
     "resnet18": f"model=resnet18 {RECIPE} trainer.max_epochs=5",
     "tutorial": "experiment=tutorial",
     "quick": "experiment=quick",
-    "accurate": "experiment=accurate",  # model=densenet
+    "accurate": "experiment=accurate",  # model=cnn_bn
 }
+
+NOTES = {"cnn": " (`model=cnn`)", "quick": " (`model=fast`)", "accurate": " (`model=cnn_bn`)"}
 
 
 def records(row: str, part: str) -> list[dict]:
@@ -83,7 +85,7 @@ def cells(row: str) -> dict[str, str]:
     timed = records(row, "time")
     epochs, seconds = runs[0]["epochs"], timed[-1]["train_seconds"] if timed else None
     return {
-        "command": f"`python train.py {ROWS[row]}`".replace(" `", "`"),
+        "command": f"`python train.py {ROWS[row]}`".replace(" `", "`") + NOTES.get(row, ""),
         "parameters": f"{runs[0]['parameters']:,}",
         "test accuracy": f"{statistics.mean(accuracy):.2f}{spread} %",
         "seeds": ", ".join(f"{value:.2f}" for value in accuracy),
@@ -121,9 +123,9 @@ def write(measured: dict[str, dict[str, str]]) -> None:
         if path.exists():
             line = (
                 f"# Measured: {found['test accuracy']} (mean ± sd; {found['seeds']}) on the 10,000 test images,"
-                f"\n#   training {found['training']}. {machine([row])}"
+                f"\n#   training {found['training']}.\n#   " + machine([row]).replace("; ", ";\n#   ")
             )
-            path.write_text(re.sub(r"# Measured:.*(\n#   .*)?", line, path.read_text()))
+            path.write_text(re.sub(r"# Measured:.*(\n#   .*)*", line, path.read_text()))
 
 
 def main() -> None:
