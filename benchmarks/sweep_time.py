@@ -17,7 +17,14 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
-JOBS = ["model=fast", "data=mnist5k", "data.batch_size=32", "model.dropout=0.1,0.3", "seed=1,2,3,4"]
+JOBS = [
+    "model=fast",
+    "data=mnist5k",
+    "data.batch_size=32",
+    "trainer.max_epochs=30",
+    "model.dropout=0.1,0.3",
+    "seed=1,2,3,4",
+]
 WAYS = {"one after the other": [], "hydra/launcher=joblib": ["hydra/launcher=joblib"]}
 
 
