@@ -75,6 +75,6 @@ def test_device(accelerator: str, here: str | None, expected: str | None, monkey
 
 def test_description_names_the_chip() -> None:
     description = hardware.describe_device(torch.device("cpu"))
-    assert f"{torch.get_num_threads()} threads" in description
+    assert f"{torch.get_num_threads()} thread" in description
     if (cpuinfo := Path("/proc/cpuinfo")).exists() and "model name" in cpuinfo.read_text():
         assert description.partition("(")[2].partition(",")[0] in cpuinfo.read_text()
