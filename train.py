@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
 from digits.processes import check_processes
-from digits.record import RunRecord
+from digits.record import RunRecord, tested_checkpoint
 from digits.sweeps import job_overrides
 
 log = logging.getLogger(__name__)
@@ -99,10 +99,8 @@ def main(cfg: DictConfig) -> float | None:
             log.warning("NOT TRAINED: no epoch was run; what follows is about the weights as they began")
 
         # Test the best checkpoint by validation (or the last one, or the weights as they are, where there is none)
-        checkpoints = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-        tested = next((path for path in checkpoints if path.exists()), None)
         epoch = len(history.rows)
-        if tested := trainer.strategy.broadcast(tested):  # of several processes, the first one saves
+        if tested := trainer.strategy.broadcast(tested_checkpoint(folder)):  # of several processes, the first one saves
             checkpoint = load_checkpoint(tested)
             classifier.load_state_dict(checkpoint["state_dict"])
             epoch = checkpoint["epoch"] + 1

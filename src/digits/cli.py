@@ -155,9 +155,8 @@ def _check_words(words: list[str]) -> None:
         if key == "hydra.sweep.subdir" and "hydra.job." not in value and not processes.started_by_lightning():
             raise UserError(f"{word}: the jobs of a sweep need a folder each; leave it as it is")
         if value == "null" and (CONFIGS / key).is_dir() and key not in ("experiment", "hparams_search", "debug"):
-            choices = sorted(path.stem for path in (CONFIGS / key).glob("*.yaml"))
             none = f"give {key}=[] for none. " if key in ("callbacks", "logger") else ""
-            raise UserError(f"{word}: {none}There are: {', '.join(choices)}")
+            raise UserError(f"{word}: {none}There are: {', '.join(_files(key))}")
 
 
 def _survive_any_output() -> None:
@@ -227,8 +226,13 @@ def _mistyped_choice(missing: str, options: Sequence[str] | None) -> str:
     if extra := EXTRAS.get(choice):
         return f"{group}={choice} needs a package: uv sync --extra {extra}, or pip install -e '.[{extra}]'"
     # Hydra does not say which there are for one of several: logger=[tensorboard,cvs].
-    options = options or sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    options = options or _files(group)
     return f"there is no {group}={choice}.{_nearest(choice, options)} There are: {', '.join(options)}"
+
+
+def _files(group: str) -> list[str]:
+    """The choices that a group has in configs/."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 def _mistyped_key(key: str, config_name: str) -> str:

@@ -1,7 +1,18 @@
-"""Keeps the console for what matters: silences libraries' news and advice that are wrong or noise here."""
+"""The console: tables as plain text, and silence for libraries' news and advice that are wrong or noise here."""
 
 import logging
 import warnings
+
+from rich.console import Console, RenderableType
+
+
+def as_text(renderable: RenderableType, width: int = 100) -> str:
+    """A table as the terminal and the log file both take it: without colours and without blanks at a line's end."""
+    # A class's name is the user's: no markup in it.
+    console = Console(width=width, no_color=True, force_terminal=False, markup=False, emoji=False, highlight=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def quiet_libraries() -> None:

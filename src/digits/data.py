@@ -224,7 +224,7 @@ class DigitsDataModule(L.LightningDataModule):
         if self.splits is None and self.dataset in FETCHERS:
             try:
                 # Of a machine's processes one downloads, and the others find the files there.
-                with FileLock(Path(tempfile.gettempdir(), f"digits-{hash_of(self.root)}.lock")):
+                with FileLock(Path(tempfile.gettempdir(), f"digits-{_hash_of(self.root)}.lock")):
                     FETCHERS[self.dataset](self.root, **self._options)
             except MissingFileError as error:
                 self._fall_back(error)
@@ -368,7 +368,7 @@ def _numbers(name: str, values: float | list[float] | None) -> list[float] | Non
     return [float(number) for number in numbers]
 
 
-def hash_of(path: Path) -> str:
+def _hash_of(path: Path) -> str:
     """A short name for a path, the same in each process."""
     return hashlib.md5(str(path.absolute()).encode(), usedforsecurity=False).hexdigest()[:12]
 

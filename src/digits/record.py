@@ -64,6 +64,12 @@ class RunRecord:
             self.update(status="failed", error=f"{kind.__name__}: {' '.join(str(error).split())}")
 
 
+def tested_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that a run tests: the best by validation, else the last; None where it saved neither."""
+    paths = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    return next((path for path in paths if path.exists()), None)
+
+
 def git_state() -> dict[str, Any]:
     """The project's commit, and whether files differ from it; None where there is no git."""
     project = Path(__file__).parent

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from rich import box
-from rich.console import Console, RenderableType
 from rich.table import Table
 from torch import Tensor, nn
 
 from digits.analysis import Misclassification
+from digits.console import as_text
 from digits.data import DigitsDataModule, Splits, pixel_statistics
 
 METRICS = {"acc": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
@@ -43,7 +43,7 @@ def data_statistics(data: DigitsDataModule) -> str:
         f"data: {data.title}, {data.num_classes} classes, {data.image_size}×{data.image_size} pixels,"
         f" {'1 channel' if data.in_channels == 1 else f'{data.in_channels} channels'};"
         f" training pixels in [0, 1]: mean {mean}, deviation {std}"
-        f" (normalised with {used_mean}, {used_std})\n\n{_text(table)}"
+        f" (normalised with {used_mean}, {used_std})\n\n{as_text(table)}"
     )
 
 
@@ -81,7 +81,7 @@ def network_summary(network: nn.Module, images: Tensor) -> str:
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     table.add_row("all", "", "", f"{total:,}")
     frozen = "" if trainable == total else f"({total - trainable:,} of them frozen)\n"
-    return _text(table) + frozen
+    return as_text(table) + frozen
 
 
 def epoch_line(row: Mapping[str, float], max_epochs: int) -> str:
@@ -108,7 +108,7 @@ def evaluation(metrics: Mapping[str, float], analysis: Misclassification, datase
         table.add_column(column, justify="right")
     for row in analysis.per_class:
         table.add_row(row["class"], f"{row['images']:,}", f"{row['errors']:,}", f"{row['rate']:.2%}")
-    lines.append(_text(table))
+    lines.append(as_text(table))
 
     rate = {row["class"]: row["rate"] for row in analysis.per_class}
     missed = ", ".join(f"{name} ({rate[name]:.2%})" for name in analysis.most_missed) or "none"
@@ -131,12 +131,4 @@ def ensemble(members: Sequence[Mapping[str, Any]], together: Mapping[str, float]
         add_row(member["ckpt_path"], member)
     table.add_section()
     add_row("mean of their probabilities", together)
-    return _text(table)
-
-
-def _text(renderable: RenderableType) -> str:
-    # A class's name is the user's: no markup in it.
-    console = Console(width=100, no_color=True, force_terminal=False, markup=False, emoji=False)
-    with console.capture() as capture:
-        console.print(renderable)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return as_text(table)

@@ -17,11 +17,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
+from digits.console import as_text
 from digits.errors import UserError
+from digits.record import tested_checkpoint
 
 # Where a run goes and what it belongs to, not what is trained.
 NO_SETTING = re.compile(r"(resume_sweep|log_dir|callbacks\.pruning\.trial|hydra\..*)$")
@@ -90,8 +91,7 @@ class Run:
     @property
     def checkpoint(self) -> Path | None:
         """The one that was tested."""
-        paths = (self.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-        return next((path for path in paths if path.exists()), None)
+        return tested_checkpoint(self.folder)
 
     @property
     def command(self) -> str:
@@ -191,11 +191,7 @@ class Summary:
         table = Table(*header, box=box.SIMPLE_HEAD)
         for row in rows:
             table.add_row(*row)
-        width = shutil.get_terminal_size((160, 24)).columns
-        console = Console(width=width, no_color=True, force_terminal=False, markup=False, emoji=False, highlight=False)
-        with console.capture() as capture:
-            console.print(table)
-        lines = [line.rstrip() for line in capture.get().splitlines()] if rows else []
+        lines = as_text(table, shutil.get_terminal_size((160, 24)).columns).splitlines() if rows else []
         if self.incomplete:
             lines += ["not completed:"]
             lines += [f"  {name} ({what}) {status}: {error}" for name, what, status, error in self._incomplete_rows()]
