@@ -97,6 +97,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             _survive_any_output()
             before, environment = sys.argv, dict(os.environ)
             sweeps.SweepFolder.current = None
+            # Under `uv run`, Ray would copy the project for each job and build its environment anew, without its extras.
+            os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
             try:
                 sys.argv = [sys.argv[0], *_words(sys.argv[1:])]
                 if not FULL_ERRORS:
