@@ -20,8 +20,8 @@ PROJECT = Path(__file__).parents[1]
 JOBS = [
     "model=fast",
     "data=mnist5k",
-    "data.batch_size=32",
-    "trainer.max_epochs=30",
+    "data.batch_size=16",
+    "trainer.max_epochs=15",
     "model.dropout=0.1,0.3",
     "seed=1,2,3,4",
 ]
