@@ -34,6 +34,8 @@ def main(cfg: DictConfig) -> float | None:
         from digits.callbacks import History, ProgressBar, TestReport, log_hyperparameters
         from digits.checkpoints import load_checkpoint
         from digits.console import quiet_libraries
+        from digits.model_card import model_card
+        from digits.summary import Run
 
         quiet_libraries()
         hardware.plain_float32()
@@ -115,6 +117,8 @@ def main(cfg: DictConfig) -> float | None:
         figures = report.plain(metrics) | validation
         record.update(tested_epoch=epoch, **figures, **test_report.facts)
         data_recipe = {name: settings["data"][name] for name in ("dataset", "batch_size")}
+        run = Run(folder, folder.name, record.facts, tuple(job_overrides()))
+        (folder / "MODEL_CARD.md").write_text(model_card(run, settings, data.class_names), encoding="utf-8")
         log_hyperparameters(trainer, {**recipe, "data": data_recipe}, figures)
         log.info("saved: %s", folder)
         return figures.get("val/acc")

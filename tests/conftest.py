@@ -95,7 +95,7 @@ Command = Callable[..., Outcome]
 
 
 def run_in_place(script: str, overrides: tuple[str, ...], logs: Path, capture: pytest.CaptureFixture) -> Outcome:
-    """Runs train.py or eval.py in this process, without the seconds of imports."""
+    """Runs train.py, eval.py or a digits.<name> in this process, without the seconds of imports."""
     capture.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *overrides, f"log_dir={logs}"])
@@ -105,13 +105,16 @@ def run_in_place(script: str, overrides: tuple[str, ...], logs: Path, capture: p
         except SystemExit as stop:
             code = stop.code
     printed = capture.readouterr()
-    folders = sorted((logs / script).glob("*/*"), key=lambda folder: folder.stat().st_mtime_ns)
+    folders = sorted((logs / script.removeprefix("digits.")).glob("*/*"), key=lambda folder: folder.stat().st_mtime_ns)
     return Outcome(code, printed.out, printed.err, folders[-1] if folders else None)
 
 
 @pytest.fixture
 def command(tmp_path: Path, capsys: pytest.CaptureFixture) -> Command:
-    """`command("train", "optimizer=sgd")` is `python train.py optimizer=sgd`, with its logs in tmp_path."""
+    """`command("train", "optimizer=sgd")` is `python train.py optimizer=sgd`, with its logs in tmp_path.
+
+    `command("digits.predict", ...)` is `python -m digits.predict ...`.
+    """
     return lambda script, *overrides: run_in_place(script, overrides, tmp_path / "logs", capsys)
 
 

@@ -184,6 +184,26 @@ class Ensemble(nn.Module):
         return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
 
 
+class RawPixels(nn.Module):
+    """A network for images as files have them, with the normalisation inside: what leaves the project.
+
+    Args:
+        network: from normalised images to logits.
+        mean: of each channel, subtracted from the pixels in [0, 1].
+        std: of each channel, by which they are then divided.
+    """
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))  # (C, 1, 1)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Maps pixels (B, C, H, W) from 0 to 255 to logits (B, num_classes)."""
+        return self.network((pixels.float() / 255 - self.mean) / self.std)
+
+
 def _check_probability(dropout: float) -> None:
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout={dropout}: a probability lies between 0 and 1")

@@ -1,0 +1,185 @@
+"""The card of a trained network, for whoever gets it: what it was made of, how good it is, and what it is not for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from digits.report import METRICS
+from digits.summary import Run
+
+CONFIDENCE = 0.95
+RESAMPLES = 2_000
+DIGITS = (
+    "single digits 0 to 9, light on dark, centred in 28×28 pixels, written by American census employees and high-school"
+    " students (NIST's Special Databases 3 and 1, before 1995)"
+)
+SHOWN = {
+    "mnist": DIGITS,
+    "mnist5k": f"5,000 of MNIST's training images: {DIGITS}",
+    "qmnist": DIGITS,
+    "emnist": "single characters, light on dark, in 28×28 pixels, from NIST's Special Database 19",
+    "usps": "single digits of 16×16 pixels, from envelopes in the United States",
+    "fashion_mnist": "single pieces of clothing, light on dark, in 28×28 pixels, from one shop's product pictures",
+    "kmnist": "single cursive Japanese characters (ten of them), light on dark, in 28×28 pixels, from old books",
+}
+
+
+def model_card(run: Run, settings: Mapping[str, Any], class_names: Sequence[str]) -> str:
+    """Writes a run's card as Markdown.
+
+    Args:
+        run: its record is complete but for its status.
+        settings: its config, as plain types.
+        class_names: by the class's number.
+    """
+    facts = run.record
+    return "\n\n".join(
+        [
+            f"# {settings['model']['_target_'].rpartition('.')[2]} on {facts['data']}",
+            *_warnings(facts, settings),
+            f"Reads images of {len(class_names)} classes: {', '.join(class_names)}.",
+            "## How good it is",
+            *_figures(facts),
+            "## Data",
+            _data(facts, settings),
+            "## Recipe",
+            _recipe(run, settings),
+            "## Limits",
+            _limits(facts),
+            "## How to load it",
+            _loading(settings, run.checkpoint),
+            _made(facts),
+        ]
+    )
+
+
+def intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % confidence intervals of the figures that a confusion matrix gives, for other images of the same kind.
+
+    Of the accuracy, Wilson's; of precision, recall and F1 (weighted by class size), the bootstrap's percentiles. They
+    say how much the choice of test images matters, not how much another seed would.
+
+    Args:
+        confusion: counts (num_classes, num_classes), row target and column prediction.
+        seed: of the resampling.
+    """
+    total = int(confusion.sum())
+    right = binomtest(int(confusion.trace()), total).proportion_ci(CONFIDENCE, method="wilson")
+    # Drawing images with replacement draws cells of the matrix with their frequencies.
+    drawn = np.random.default_rng(seed).multinomial(total, (confusion / total).ravel(), size=RESAMPLES)
+    drawn = drawn.reshape(RESAMPLES, *confusion.shape)  # (RESAMPLES, num_classes, num_classes)
+    hits = drawn.diagonal(axis1=1, axis2=2)
+    target, pred = drawn.sum(axis=2), drawn.sum(axis=1)  # images of each class, answers of each class
+    by_class = {
+        "precision": hits / np.maximum(pred, 1),
+        "recall": hits / np.maximum(target, 1),
+        "f1": 2 * hits / np.maximum(target + pred, 1),
+    }
+    tails = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
+    weighted = {
+        name: tuple(np.percentile((values * target).sum(axis=1) / total, tails)) for name, values in by_class.items()
+    }
+    return {"acc": (right.low, right.high), **weighted}
+
+
+def _warnings(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    warnings = []
+    if facts["dataset"] == "mnist5k":
+        warnings.append("**These are not MNIST's figures:** it was trained and tested on 5,000 of MNIST's images.")
+    if not facts["epochs"]:
+        warnings.append("**Not trained:** no epoch was run.")
+    if settings["trainer"]["fast_dev_run"]:
+        warnings.append("**A trial run** (`trainer.fast_dev_run`), no result.")
+    return warnings
+
+
+def _figures(facts: Mapping[str, Any]) -> list[str]:
+    if "test/acc" not in facts:
+        return ["It was not tested."]
+    confusion = np.array(facts["confusion_matrix"])
+    between = intervals(confusion)
+    rows = [
+        f"| {title} | {facts[f'test/{name}']:.2%} | {between[name][0]:.2%} to {between[name][1]:.2%} |"
+        for name, title in METRICS.items()
+    ]
+    missed = ", ".join(facts["misclassification"]["most_missed"]) or "none"
+    return [
+        f"On {confusion.sum():,} test images that had no part in training or in any choice:",
+        "\n".join(["| | | 95 % confidence interval |", "|---|---|---|", *rows]),
+        "The interval is over test images, not over seeds: another seed gives another network. Precision, recall and F1"
+        f" are weighted by class size. Most often missed: {missed}.",
+        "![Confusion matrix](confusion_matrix.png)",
+    ]
+
+
+def _data(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    sizes = facts["split_sizes"]
+    lines = [
+        f"- {facts['data']}: {sizes['train']:,} images for training, {sizes['val']:,} for validation,"
+        f" {sizes['test']:,} for testing.",
+        f"- Validation is cut from the training images, stratified by class (`data.split_seed="
+        f"{settings['data']['split_seed']}`)."
+        if sizes["val"]
+        else "- Nothing was validated: the last epoch was kept.",
+    ]
+    if settings["data"]["folds"]:
+        lines.append(f"- The test images are fold {settings['data']['fold']} of {settings['data']['folds']}.")
+    return "\n".join(lines)
+
+
+def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
+    def target(group: str) -> str:
+        part = settings[group]
+        name = part["_target_"].rpartition(".")[2].replace("Identity", "none")
+        values = ", ".join(f"{key}={value}" for key, value in part.items() if key not in ("_target_", "_partial_"))
+        return f"{name} ({values})" if values else name
+
+    facts = run.record
+    trained = f"{facts['epochs']} epochs in {facts['train_seconds']:.0f} s on {facts['device']}, {facts['precision']}"
+    return "\n".join(
+        [
+            f"- network: {target('model')}; {facts['parameters']:,} parameters",
+            *(f"- {group}: {target(group)}" for group in ("optimizer", "scheduler", "augmentation")),
+            f"- batches of {settings['data']['batch_size']}, seed {facts['seed']}, label smoothing"
+            f" {settings['label_smoothing']}",
+            f"- {trained}; tested: the weights after epoch {facts['tested_epoch']}",
+            f"- again: `{run.command}`",
+        ]
+    )
+
+
+def _limits(facts: Mapping[str, Any]) -> str:
+    shown = SHOWN.get(facts["dataset"], f"the images of {facts['data']}")
+    return "\n".join(
+        [
+            f"- It was shown {shown}. Anything else, it was never shown: other alphabets and other ways of writing,"
+            " photographs with their light and their ground, several signs in one image, an empty image.",
+            "- It gives one of its classes for any image whatever, and a high probability says little where the image"
+            " is not of the kind above.",
+            "- `python -m digits.predict` brings a picture into this form first, and says where it finds nothing.",
+            "- Not for decisions about people, or about money, without a person who checks them.",
+        ]
+    )
+
+
+def _loading(settings: Mapping[str, Any], checkpoint: Path | None) -> str:
+    if not checkpoint:
+        return "No checkpoint was kept."
+    return f"""```python
+from digits import load_classifier
+classifier = load_classifier("checkpoints/{checkpoint.name}")
+print(classifier.predict("photo.png"))
+```
+
+`mnist_cnn_model.pth` holds the weights alone, for `{settings["model"]["_target_"]}`;
+`python -m digits.export ckpt_path=...` makes an ONNX model of it."""
+
+
+def _made(facts: Mapping[str, Any]) -> str:
+    commit = facts["git_commit"]
+    state = f"commit {commit[:12]}{', with changes' if facts['git_dirty'] else ''}" if commit else "no commit known"
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return f"Made {facts['started_at']} ({state}; {versions}).\n"
