@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     """Writes the same report for a checkpoint as training does for its best one; for several, for their ensemble."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     with RunRecord(folder) as record:
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+        record.save_config(cfg)
         check_overrides(cfg)
         paths = list(cfg.ckpt_path) if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path]
         if not (paths and all(paths)):

@@ -9,9 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
+from digits.files import whole
 from digits.processes import check_processes
-from digits.record import RunRecord, tested_checkpoint
-from digits.sweeps import job_overrides
+from digits.record import RunRecord, read_record, tested_checkpoint
+from digits.stop import Stop
+from digits.sweeps import job_overrides, resumed_config
 
 log = logging.getLogger(__name__)
 
@@ -20,38 +22,55 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> float | None:
     """Leaves a run's folder behind and returns the best val/acc, for sweeps to maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with RunRecord(folder) as record:
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    before = read_record(folder) if cfg.resume else {}
+    with RunRecord(folder, go_on=f"python train.py resume={folder}", before=before) as record, Stop() as stop:
         check_overrides(cfg)
+        if cfg.resume:
+            cfg, planned_epochs = resumed_config(cfg)
+            if before.get("status") == "completed" and cfg.trainer.max_epochs <= planned_epochs:
+                log.info(
+                    "finished: %s. To go on, give more epochs than %s: trainer.max_epochs=", folder, planned_epochs
+                )
+                return before.get("val/acc")
+        record.save_config(cfg)
         record.update(seed=cfg.seed, overrides=job_overrides())
 
         # Here and not above: they take seconds, for which --help and a mistyped key should not wait.
         import lightning as L
-        import torch
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from digits import hardware, report, tuning
         from digits.callbacks import History, ProgressBar, TestReport, log_hyperparameters
-        from digits.checkpoints import load_checkpoint
+        from digits.checkpoints import WholeCheckpoints, load_checkpoint, save
         from digits.console import quiet_libraries
         from digits.model_card import model_card
+        from digits.resume import LastCheckpoint
         from digits.summary import Run
 
         quiet_libraries()
         hardware.plain_float32()
         L.seed_everything(cfg.seed, workers=True, verbose=False)
 
+        # Where an earlier process was cut off, if this one goes on with its run (one of several looks there too)
+        cut_off = Path(cfg.resume or folder, "checkpoints", "last.ckpt")
+        go_on = load_checkpoint(cut_off) if cfg.resume and cut_off.exists() else None
+        # What was logged after that point comes again.
+        logged = {"tensorboard": {"purge_step": go_on["global_step"]}} if go_on else {}
+
         # Device
         device_type = hardware.device_type(cfg.trainer.accelerator)
         precision = hardware.resolve_precision(cfg.trainer.precision, device_type)
         history, test_report = History(folder), TestReport(folder)
+        last_checkpoint = LastCheckpoint(folder, cfg.checkpoint_every_seconds, stop)
         bar = [ProgressBar()] if cfg.trainer.enable_progress_bar else []
+        callbacks = map(instantiate, filter(None, cfg.callbacks.values()))
         trainer: L.Trainer = instantiate(
             cfg.trainer,
             precision=precision,
             default_root_dir=str(folder),
-            callbacks=[*bar, *map(instantiate, filter(None, cfg.callbacks.values())), history, test_report],
-            logger=[instantiate(logger) for logger in filter(None, cfg.logger.values())],
+            callbacks=[*bar, *callbacks, history, test_report, last_checkpoint],
+            plugins=[WholeCheckpoints()],
+            logger=[instantiate(logger, **logged.get(name, {})) for name, logger in cfg.logger.items() if logger],
             _convert_="all",
         )
         if cfg.trainer.profiler:
@@ -73,16 +92,16 @@ def main(cfg: DictConfig) -> float | None:
         check_monitors(cfg, validated=bool(len(data.splits.val) and cfg.trainer.limit_val_batches))
 
         # Tune: what is found goes into the config, as if it had been given
-        if cfg.find_batch_size:
+        if cfg.find_batch_size and not go_on:
             found = tuning.find_batch_size(make_classifier(cfg, data), data, tuning.probe(trainer, folder))
             cfg.data.batch_size = data.batch_size = found
             log.info("find_batch_size: data.batch_size=%s", found)
-        if cfg.find_lr:
+        if cfg.find_lr and not go_on:
             cfg.optimizer.lr = tuning.find_lr(make_classifier(cfg, data), data, tuning.probe(trainer, folder))
             log.info("find_lr: optimizer.lr=%s", cfg.optimizer.lr)
-        if cfg.find_batch_size or cfg.find_lr:
+        if (cfg.find_batch_size or cfg.find_lr) and not go_on:
             L.seed_everything(cfg.seed, workers=True, verbose=False)
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+        record.save_config(cfg)
 
         # Network; the checkpoint takes along, as plain types, what rebuilds it and its data
         classifier = make_classifier(cfg, data)
@@ -95,7 +114,7 @@ def main(cfg: DictConfig) -> float | None:
 
         # Fit
         with logging_redirect_tqdm():
-            trainer.fit(classifier, data)
+            trainer.fit(classifier, data, ckpt_path=cut_off if go_on else None, weights_only=True)
         record.update(epochs=len(history.rows), train_seconds=round(sum(row["seconds"] for row in history.rows), 2))
         if not history.rows:
             log.warning("NOT TRAINED: no epoch was run; what follows is about the weights as they began")
@@ -105,12 +124,12 @@ def main(cfg: DictConfig) -> float | None:
         if tested := trainer.strategy.broadcast(tested_checkpoint(folder)):  # of several processes, the first one saves
             checkpoint = load_checkpoint(tested)
             classifier.load_state_dict(checkpoint["state_dict"])
-            epoch = checkpoint["epoch"] + 1
+            epoch = min(epoch, checkpoint["epoch"] + 1)  # counted on already where the last one is from the end
         [metrics] = trainer.test(classifier, data, verbose=False) or [{}]
         if not metrics:
             log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
         weights = {name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
-        torch.save(weights, folder / "mnist_cnn_model.pth")
+        save(weights, folder / "mnist_cnn_model.pth")
 
         # Report
         validation = {name: value for name, value in history.row(epoch).items() if name.startswith("val/")}
@@ -118,7 +137,8 @@ def main(cfg: DictConfig) -> float | None:
         record.update(tested_epoch=epoch, **figures, **test_report.facts)
         data_recipe = {name: settings["data"][name] for name in ("dataset", "batch_size")}
         run = Run(folder, folder.name, record.facts, tuple(job_overrides()))
-        (folder / "MODEL_CARD.md").write_text(model_card(run, settings, data.class_names), encoding="utf-8")
+        with whole(folder / "MODEL_CARD.md") as part:
+            part.write_text(model_card(run, settings, data.class_names), encoding="utf-8")
         log_hyperparameters(trainer, {**recipe, "data": data_recipe}, figures)
         log.info("saved: %s", folder)
         return figures.get("val/acc")

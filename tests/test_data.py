@@ -313,8 +313,8 @@ def test_processes_share_the_training_images_in_one_order() -> None:
     orders = []
     for epoch in range(2):
         for loader in loaders:
-            loader.sampler.set_epoch(epoch)  # as Lightning does
-        shares = [list(loader.sampler) for loader in loaders]
+            loader.batch_sampler.sampler.set_epoch(epoch)  # as Lightning does
+        shares = [[index for batch in loader.batch_sampler for index in batch] for loader in loaders]
         assert {len(share) for share in shares} == {1334}  # 4000 / 3, two images twice: all take as many steps
         assert set().union(*shares) == set(range(4000))
         orders.append(shares)

@@ -16,16 +16,16 @@ def read(folder: Path) -> dict:
 
 
 def test_finished_run(tmp_path: Path) -> None:
-    with RunRecord(tmp_path, seed=3) as record:
+    with RunRecord(tmp_path) as record:
         assert read(tmp_path)["status"] == "running"
-        record.update(**{"test/acc": 0.5})
+        record.update(seed=3, **{"test/acc": 0.5})
         assert read(tmp_path)["test/acc"] == 0.5
     found = read(tmp_path)
     assert found["status"] == "completed"
     assert found["seed"] == 3
     assert found["duration_seconds"] >= 0
     assert {"torch", "lightning", "python"} <= found["versions"].keys()
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", ".lock"}
 
 
 def test_failed_run_says_why(tmp_path: Path) -> None:

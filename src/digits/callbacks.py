@@ -20,6 +20,7 @@ from torch import Tensor
 
 from digits import figures, report
 from digits.analysis import confident_mistakes, misclassification
+from digits.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +76,18 @@ class History(Callback):
             log.info(report.epoch_line(row, trainer.max_epochs or -1))
             self._write()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "lr": self._lr, "seconds": time.perf_counter() - self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self._lr = state_dict["rows"], state_dict["lr"]
+        self._start = time.perf_counter() - state_dict["seconds"]
+        self._measured = ("train/",)  # amid an epoch; at its start this comes anew
+
     def _write(self) -> None:
         # Rows may differ: with check_val_every_n_epoch=2 every other one has no validation.
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with (self.folder / "metrics.csv").open("w", newline="") as file:
+        with whole(self.folder / "metrics.csv") as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=columns)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -118,6 +127,14 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pause()
         pl_module.log("train/images_per_second", self._images / self._seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        now = self._seconds + time.perf_counter() - self._resumed
+        return {"images": self._images, "seconds": now}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._images, self._seconds = state_dict["images"], state_dict["seconds"]
+        self._resumed = time.perf_counter()
 
     def _pause(self) -> None:
         self._seconds += time.perf_counter() - self._resumed
@@ -200,11 +217,10 @@ class TestReport(Callback):
 
         probabilities = logits.softmax(dim=1).numpy()
         index = data.splits.test.index[: len(target)].numpy()  # fewer than all with trainer.limit_test_batches
-        np.savez_compressed(
-            self.folder / "predictions.npz", index=index, target=target.numpy(), probabilities=probabilities
-        )
+        with whole(self.folder / "predictions.npz") as part:
+            np.savez_compressed(part, index=index, target=target.numpy(), probabilities=probabilities)
         wrong = confident_mistakes(probabilities, target.numpy())
-        with (self.folder / "misclassified.csv").open("w", newline="") as file:
+        with whole(self.folder / "misclassified.csv") as part, part.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["test_index", "target", "pred", "probability"])
             for index, t, p, probability in zip(wrong.index, wrong.target, wrong.pred, wrong.probability, strict=True):
@@ -236,7 +252,8 @@ def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[T
 def _save(trainer: L.Trainer, folder: Path, name: str, figure: Figure) -> None:
     """Writes a figure into the run's folder and into the loggers that take pictures."""
     path = folder / f"{name}.png"
-    figure.savefig(path, dpi=110)
+    with whole(path) as part:
+        figure.savefig(part, dpi=110)
     for logger in trainer.loggers:
         match logger:
             case TensorBoardLogger():

@@ -4,6 +4,7 @@
 its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, for the record.
 """
 
+import io
 import os
 import textwrap
 from collections.abc import Mapping
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from torch import nn
 
 from digits import networks
 from digits.data import WITHOUT_TEST_IMAGES, DigitsDataModule
 from digits.errors import UserError
+from digits.files import whole
 
 NETWORKS = f"{networks.__name__}."
 DATA_SETTINGS = {
@@ -35,6 +38,28 @@ DATA_SETTINGS = {
 }
 SPLIT_SETTINGS = ("subset", "val_size", "test_size", "folds", "fold")  # of one data set: another has its own
 MNIST_TRAINING_IMAGES = ("mnist", "qmnist")  # who trained on these has seen mnist5k
+
+
+def save(content: Any, path: Path) -> None:
+    """`torch.save`, whole or not at all."""
+    buffer = io.BytesIO()  # torch's own writer says of a full disk only that it failed
+    torch.save(content, buffer)
+    with whole(path) as part:
+        part.write_bytes(buffer.getbuffer())
+
+
+class WholeCheckpoints(CheckpointIO):
+    """Lightning's checkpoints through `whole`: its own pass through another disk's temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> Any:
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

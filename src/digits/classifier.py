@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import lightning as L
 import torch
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -81,6 +82,7 @@ class Classifier(L.LightningModule):
         self.train_metrics, self.val_metrics, self.test_metrics = (
             _metrics(stage, num_classes) for stage in ("train", "val", "test")
         )
+        self._logged = False  # whether this epoch's metrics are: once is enough
         self.confusion: dict[str, Tensor] = {}  # stage to (num_classes, num_classes): row target, column prediction
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,14 +104,28 @@ class Classifier(L.LightningModule):
             self._check_finite("train/loss", self.trainer.strategy.reduce(loss.detach()))
         self.train_metrics.update(logits.detach(), target)
         self.train_loss.update(loss.detach().expand(len(target)))
-        if batch_idx == 0:
+        if not self._logged:
+            self._logged = True
             # Lightning computes a logged metric when the epoch ends; to log it at each step as well would change
             # nothing but the time: a tenth more on a CPU.
             self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Those of the epoch so far, which a run that goes on amid an epoch needs.
+        checkpoint["train_metrics"] = {name: metric.metric_state for name, metric in self._epoch_metrics().items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, metric in self._epoch_metrics().items():
+            for state, value in checkpoint.get("train_metrics", {}).get(name, {}).items():
+                setattr(metric, state, value.to(self.device))
+
+    def _epoch_metrics(self) -> dict[str, Metric]:
+        return {"train/loss": self.train_loss, **self.train_metrics}
+
     def on_train_epoch_end(self) -> None:
+        self._logged = False
         self._check_finite("train/loss", self.train_loss.compute())  # the mean shows any step's
 
     def _check_finite(self, name: str, loss: Tensor) -> None:

@@ -97,7 +97,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             _survive_any_output()
             before, environment = sys.argv, dict(os.environ)
             sweeps.SweepFolder.current = None
-            # Under `uv run`, Ray would copy the project for each job and build its environment anew, without its extras.
+            # Under `uv run`, Ray would copy the project for its jobs and build their environment anew, without extras.
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
             try:
                 sys.argv = [sys.argv[0], *_words(sys.argv[1:])]
@@ -136,8 +136,14 @@ def _words(words: list[str]) -> list[str]:
     _check_words(words)
     if processes.is_secondary():
         return processes.secondary_words(words)
-    folder = next((word.partition("=")[2] for word in words if word.startswith("resume_sweep=")), "null")
-    return words if folder == "null" else sweeps.resumed_words(words, folder.strip("'\""))
+    asked = {key: value.strip("'\"") for key, _, value in (word.partition("=") for word in words) if value != "null"}
+    if "resume" in asked and ("resume_sweep" in asked or "--multirun" in words):
+        raise UserError(
+            f"resume={asked['resume']}: goes on with one run. A sweep goes on with resume_sweep=<its folder>"
+        )
+    if "resume" in asked:
+        return sweeps.resumed_run_words(words, asked["resume"])
+    return sweeps.resumed_words(words, asked["resume_sweep"]) if "resume_sweep" in asked else words
 
 
 def _check_words(words: list[str]) -> None:

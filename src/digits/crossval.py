@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from digits.errors import UserError
+from digits.files import whole
 from digits.sweeps import quoted
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -73,12 +74,13 @@ def cross_validate(words: list[str]) -> int:
     if not all(name in record for record in records for name in METRICS):
         raise UserError(f"{folder}: some folds were not tested, so there is nothing to say about them")
     predictions = _out_of_fold(folder, folds)
-    np.savez_compressed(folder / "out_of_fold.npz", **predictions)
+    with whole(folder / "out_of_fold.npz") as part:
+        np.savez_compressed(part, **predictions)
     rows = [
         {"fold": fold, "images": record["split_sizes"]["test"], **{name: record[name] for name in METRICS}}
         for fold, record in enumerate(records)
     ]
-    with (folder / "folds.csv").open("w", newline="") as file:
+    with whole(folder / "folds.csv") as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -15,11 +15,12 @@ from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_only
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 from torchvision.datasets import MNIST, FashionMNIST
 
 from digits.datasets import EMNIST_SUBSETS, FETCHERS, LOADERS, MissingFileError, TensorImages, raw_folder
 from digits.errors import UserError
+from digits.resume import ResumableBatches
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ class DigitsDataModule(L.LightningDataModule):
         if self.std and min(self.std) <= 0:
             raise UserError(f"data.std={std}: the deviation to divide by must be above 0")
         self.augmentation = augmentation or nn.Identity()
+        self.position: dict[str, Any] | None = None  # of a run that goes on: see digits.resume
         self.splits: Splits | None = None
         self.class_names: tuple[str, ...] = ()
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -299,12 +301,15 @@ class DigitsDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         rank, world_size = self._rank_and_world_size
-        if world_size == 1:
-            return self._loader(self.splits.train, self.batch_size, shuffle=True)
-        # The run's seed is the same in each process, so they share one order of the images.
-        seed = torch.initial_seed() % 2**31
-        sampler = DistributedSampler(self.splits.train, world_size, rank, shuffle=True, seed=seed)
-        return self._loader(self.splits.train, self.batch_size, sampler=sampler)
+        sampler: Sampler[int] = RandomSampler(self.splits.train)
+        if world_size > 1:
+            # The run's seed is the same in each process, so they share one order of the images.
+            seed = torch.initial_seed() % 2**31
+            sampler = DistributedSampler(self.splits.train, world_size, rank, shuffle=True, seed=seed)
+        elif self.trainer and self.trainer.overfit_batches:
+            sampler = SequentialSampler(self.splits.train)  # the same images in each epoch
+        batches = ResumableBatches(sampler, self.batch_size, self.position, draws_before=0 if self.num_workers else 1)
+        return self._loader(self.splits.train, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader | list:
         return self._eval_loader(self.splits.val) if len(self.splits.val) else []
@@ -319,16 +324,19 @@ class DigitsDataModule(L.LightningDataModule):
         rank, world_size = self._rank_and_world_size
         # Each image in one process: DistributedSampler would repeat some to make the shares equal.
         share = range(rank, len(images), world_size) if world_size > 1 else None
-        return self._loader(images, self.eval_batch_size, sampler=share)
+        return self._loader(images, batch_size=self.eval_batch_size, sampler=share)
 
     @property
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, images: TensorImages, batch_size: int, **order: Any) -> DataLoader:
+    def _loader(self, images: TensorImages, **order: Any) -> DataLoader:
+        # For each epoch a DataLoader draws a seed for its workers, even if it has none; but if they persist, only once,
+        # so that a run that goes on in another process would draw once more: then from numbers of their own.
+        generator = torch.Generator() if self.num_workers else None
         return DataLoader(
             images,
-            batch_size=batch_size,
+            generator=generator,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             persistent_workers=self.persistent_workers,

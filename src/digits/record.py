@@ -3,15 +3,24 @@
 import datetime as dt
 import importlib.metadata
 import json
+import logging
 import math
 import platform
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from digits.errors import Pruned
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from digits.errors import Pruned, UserError
+from digits.files import whole
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 
@@ -20,19 +29,27 @@ class RunRecord:
     """Facts of a run, kept in `metrics.json` from its start to its end.
 
     As a context manager it sets `status`: `running`, then `completed`, or `failed`, `interrupted` or `pruned` with
-    the `error`. A run that was killed stays `running`. The file is replaced in one step, so it is never half-written.
+    the `error`. A run that was killed stays `running`: `is_running` tells whether it is. Meanwhile no other process
+    gets into the folder.
 
     Args:
         folder: the run's folder.
-        facts: what is known at the start.
+        go_on: the command that goes on where this one is interrupted, if there is one.
+        before: the record of the run so far, where it goes on.
     """
 
-    def __init__(self, folder: Path, **facts: Any) -> None:
+    def __init__(self, folder: Path, go_on: str | None = None, before: Mapping[str, Any] | None = None) -> None:
         self.path = folder / "metrics.json"
+        self._lock = _lock_of(folder)
+        self._go_on = go_on
+        now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
+        before = {name: fact for name, fact in (before or {}).items() if name != "error"}
+        self._seconds_before = before.get("duration_seconds") or 0.0
         self.facts = {
+            "started_at": now,
+            **before,
+            **({"resumed_at": [*before.get("resumed_at", []), now]} if before else {}),
             "status": "running",
-            **facts,
-            "started_at": dt.datetime.now().astimezone().isoformat(timespec="seconds"),
             "duration_seconds": None,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "versions": {"python": platform.python_version()}
@@ -44,24 +61,67 @@ class RunRecord:
     def update(self, **facts: Any) -> None:
         """Adds facts and writes the file."""
         self.facts |= facts
-        self.facts["duration_seconds"] = round(time.perf_counter() - self._start, 2)
-        part = self.path.with_suffix(".json.part")
-        part.write_text(json.dumps(_finite(self.facts), indent=2, allow_nan=False, default=str) + "\n")
-        part.replace(self.path)
+        self.facts["duration_seconds"] = round(self._seconds_before + time.perf_counter() - self._start, 2)
+        with whole(self.path) as part:
+            part.write_text(json.dumps(_finite(self.facts), indent=2, allow_nan=False, default=str) + "\n")
+
+    def save_config(self, cfg: DictConfig) -> None:
+        """Writes `config.yaml`, resolved."""
+        with whole(self.path.with_name("config.yaml")) as part:
+            OmegaConf.save(cfg, part, resolve=True)
 
     def __enter__(self) -> Self:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{self.path.parent}: another process is at work in this folder. Wait for its end"
+            ) from None
         self.update()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if kind is None:
-            self.update(status="completed")
-        elif issubclass(kind, KeyboardInterrupt | SystemExit):
-            self.update(status="interrupted", error=f"{kind.__name__}: {error}")
-        elif issubclass(kind, Pruned):
-            self.update(status="pruned", error=str(error))
-        else:
-            self.update(status="failed", error=f"{kind.__name__}: {' '.join(str(error).split())}")
+        try:
+            if kind is None:
+                self.update(status="completed")
+            elif issubclass(kind, KeyboardInterrupt | SystemExit):
+                go_on = f" Go on: {self._go_on}" if self._go_on else ""
+                self.update(status="interrupted", error=f"by {_signal(error)}.{go_on}")
+                log.warning("interrupted by %s.%s", _signal(error), go_on)
+            elif issubclass(kind, Pruned):
+                self.update(status="pruned", error=str(error))
+            else:
+                self.update(status="failed", error=f"{kind.__name__}: {' '.join(str(error).split())}")
+        finally:
+            self._lock.release()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A run's facts so far; empty where there are none, or the file is damaged."""
+    try:
+        facts = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process is at work in a run's folder: its lock dies with it."""
+    try:
+        with _lock_of(folder):
+            return False
+    except (Timeout, OSError):  # a folder that cannot be written to cannot tell
+        return True
+
+
+def _lock_of(folder: Path) -> FileLock:
+    return FileLock(folder / ".lock", timeout=0)
+
+
+def _signal(error: BaseException | None) -> str:
+    """What interrupted: KeyboardInterrupt, or an exit as after a signal."""
+    code = getattr(error, "code", None)
+    return signal.Signals(code - 128).name if isinstance(code, int) and code > 128 else type(error).__name__
 
 
 def tested_checkpoint(folder: Path) -> Path | None:

@@ -1,7 +1,6 @@
 """A table from the folders of runs: what differs between them, how good each setting is over its seeds, the best."""
 
 import csv
-import io
 import json
 import re
 import shlex
@@ -22,12 +21,13 @@ from yaml import YAMLError
 
 from digits.console import as_text
 from digits.errors import UserError
-from digits.record import tested_checkpoint
+from digits.files import whole
+from digits.record import is_running, tested_checkpoint
 
 # Where a run goes and what it belongs to, not what is trained.
-NO_SETTING = re.compile(r"(resume_sweep|log_dir|callbacks\.pruning\.trial|hydra\..*)$")
+NO_SETTING = re.compile(r"(resume|resume_sweep|checkpoint_every_seconds|log_dir|callbacks\.pruning\.trial|hydra\..*)$")
 REPEATED = {"seed": "seeds", "data.fold": "folds"}  # means are taken over these
-UNFINISHED = ("failed", "interrupted", "running", "unreadable")  # pruned is an end that the search meant
+UNFINISHED = ("failed", "interrupted", "running", "crashed", "unreadable")  # pruned is an end that the search meant
 FACTS = ("val/acc", "test/acc", "train_seconds", "duration_seconds", "status", "error", "tested_epoch")
 DRAWN = 40  # configurations: more rows make a poster, not a figure
 
@@ -259,14 +259,13 @@ class Summary:
         """Writes a row for each run, with a column for each setting that differs; accuracies in [0, 1]."""
         several = len(self.data_sets) > 1
         columns = sorted(self.differing, key=lambda key: key == "seed")  # the seed last
-        with io.StringIO(newline="") as file:
+        with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["job", *columns, *(["dataset"] if several else []), *FACTS, "folder"])
             for run in self.runs:
                 settings = [run.settings.get(key) for key in columns]
                 facts = [run.record.get(name) for name in FACTS]
                 writer.writerow([run.name, *settings, *([run.dataset] if several else []), *facts, run.folder])
-            _replace(path, file.getvalue().encode())
 
     def write_figure(self, path: Path, title: str) -> None:
         """Draws the accuracies, of the best configurations where there are many; nothing where there is none."""
@@ -282,9 +281,8 @@ class Summary:
             accuracies[name] = {"validation": one.values("val/acc"), "test": one.values("test/acc")}
         of = f"\nthe best {DRAWN} of {len(measured)} configurations" if len(measured) > DRAWN else ""
         figure = figures.sweep(accuracies, f"{title} on {', '.join(self.data_sets)}{of}")
-        with io.BytesIO() as picture:
-            figure.savefig(picture, dpi=110)
-            _replace(path, picture.getvalue())
+        with whole(path) as part:
+            figure.savefig(part, dpi=110)
 
 
 def read_runs(*paths: str | Path) -> list[Run]:
@@ -320,16 +318,17 @@ def write_summary(folder: str | Path) -> Summary:
     title = f"Sweep {folder.resolve().name}"
     summary = Summary(read_runs(folder))
     summary.write_csv(folder / "summary.csv")
-    _replace(folder / "summary.md", f"# {title}\n\n{summary.markdown}".encode())
+    with whole(folder / "summary.md") as part:
+        part.write_text(f"# {title}\n\n{summary.markdown}", encoding="utf-8")
     summary.write_figure(folder / "summary.png", title)
     return summary
 
 
 def _read(folder: Path) -> Run | None:
-    """None for an evaluation."""
+    """None for what is no training."""
     try:
         record = json.loads((folder / "metrics.json").read_text())
-        if record["command"][0] == "eval.py":
+        if record["command"][0] in ("eval.py", "explain.py"):
             return None
         overrides = record.get("overrides")
         if not (
@@ -340,6 +339,8 @@ def _read(folder: Path) -> Run | None:
             and all(isinstance(word, str) for word in overrides or ())
         ):
             raise ValueError("a status, figures or overrides of another kind")
+        if record["status"] == "running" and not is_running(folder):
+            record |= {"status": "crashed", "error": f"its process died. Go on: python train.py resume={folder}"}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         record = {"status": "unreadable", "error": f"metrics.json is damaged ({type(error).__name__}: {error})"}
         overrides = None
@@ -384,10 +385,3 @@ def _facts(run: Run) -> dict[str, str]:
 def _markdown_table(header: list[str], *rows: list[str]) -> list[str]:
     escaped = ([" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in rows)
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *escaped)]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """In one step, so that the file is never half-written."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)

@@ -1,4 +1,4 @@
-"""Sweeps: where one is, what of it is done already, and the table at its end."""
+"""What was begun: where a sweep is, what of it is done already, its table at the end; how a run goes on."""
 
 import json
 import logging
@@ -15,6 +15,15 @@ from yaml import YAMLError
 from digits.errors import UserError
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+# What may differ where a run goes on: how long it takes, and where things are.
+GOES_ON_WITH = (
+    "trainer.max_epochs",
+    "trainer.max_time",
+    "trainer.enable_progress_bar",
+    "checkpoint_every_seconds",
+    "data.root",
+    "log_dir",
+)
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +75,72 @@ def resumed_words(words: list[str], folder: str) -> list[str]:
     own += [word for word in overrides["task"] if not word.startswith("resume_sweep=")]
     where = quoted(str(path.parent.absolute()))
     return ["--multirun", *own, *more, f"resume_sweep={where}", f"hydra.sweep.dir={where}"]
+
+
+def resumed_run_words(words: list[str], asked: str) -> list[str]:
+    """The command line of a single run, to go on in its folder.
+
+    Args:
+        words: the command line now.
+        asked: the run's folder, or `last`: the newest one under log_dir.
+
+    Raises:
+        UserError: if there is no such run, or there are words that would make it another experiment.
+    """
+    more = [word for word in words if not word.startswith("resume=")]
+    folder = _last_run(more) if asked == "last" else Path(asked).expanduser().absolute()
+    try:
+        own = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"resume={asked}: no run's folder, or a damaged one. Give logs/train/runs/..., or last"
+        ) from error
+    for word in more:
+        key = word.partition("=")[0]
+        if key not in GOES_ON_WITH:
+            raise UserError(
+                f"{word}: a run goes on as it began; resume takes {', '.join(GOES_ON_WITH)}. Else start a new run"
+            )
+    if search := [word for word in own if word.startswith(("callbacks.pruning.", "+callbacks.pruning."))]:
+        raise UserError(
+            f"resume={asked}: a search's trial ({search[0]}); a search goes on when its command is run again"
+        )
+    own = [word for word in own if not word.startswith("resume=")]
+    return [*own, *more, f"resume={quoted(str(folder))}", f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
+    """The config of a run that goes on: its own, whatever the files in configs/ say by now, but for what may differ.
+
+    Returns:
+        The config, and how many epochs were planned before.
+
+    Raises:
+        UserError: if it is not there, or its schedule has an end that would move.
+    """
+    path = Path(cfg.resume, "config.yaml")
+    try:
+        saved = OmegaConf.load(path)
+        planned, schedule = saved.trainer.max_epochs, saved.scheduler
+    except (OSError, YAMLError, UnicodeDecodeError, AttributeError, OmegaConfBaseException) as error:
+        raise UserError(f"resume={cfg.resume}: its config.yaml is missing or damaged ({error})") from error
+    if cfg.trainer.max_epochs != planned and "auto" in schedule.values():
+        raise UserError(
+            f"trainer.max_epochs={cfg.trainer.max_epochs}: the learning rate was to reach its end in {planned} epochs"
+            f" ({schedule._target_}), and cannot be drawn out now. Start a new run"
+        )
+    for key in ("resume", *GOES_ON_WITH):
+        OmegaConf.update(saved, key, OmegaConf.select(cfg, key), force_add=True)
+    return saved, planned
+
+
+def _last_run(words: list[str]) -> Path:
+    logs = [word.partition("=")[2] for word in words if word.startswith("log_dir=")]
+    runs = Path(logs[-1] if logs else "logs", "train", "runs")
+    found = sorted(runs.glob("*/.hydra/overrides.yaml"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"resume=last: there is no run in {runs}")
+    return found[-1].parents[1].absolute()
 
 
 def job_overrides() -> list[str]:

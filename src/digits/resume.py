@@ -1,0 +1,141 @@
+"""Going on where a run was cut off, as if it had not been: what has to be kept for that, and when.
+
+Lightning restores weights, optimizer, schedule, callbacks and its loops. What it leaves out is here: the order of the
+images within the epoch, the state of the random numbers, and the metrics of the epoch so far.
+"""
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+from torch.utils.data import BatchSampler, Sampler
+
+from digits.stop import Stop
+
+
+class ResumableBatches(BatchSampler):
+    """Batches of indices, of which the first epoch may begin in its middle.
+
+    Args:
+        sampler: the order of the images, drawn anew for each epoch from torch's random numbers.
+        batch_size: of each but the last.
+        position: where the first epoch begins, as `LastCheckpoint` keeps it; None: at its start.
+        draws_before: random numbers that the DataLoader draws for a later epoch before the order is drawn.
+    """
+
+    def __init__(
+        self, sampler: Sampler[int], batch_size: int, position: dict[str, Any] | None, draws_before: int
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last=False)
+        self.before_order = torch.get_rng_state()
+        self._position = position
+        self._draws_before = draws_before
+
+    def __iter__(self) -> Iterator[list[int]]:
+        position, self._position = self._position, None
+        if position is None:
+            self.before_order = torch.get_rng_state()
+            yield from super().__iter__()
+            return
+        done = position["batches"]
+        if done:
+            torch.set_rng_state(position["before_order"])
+        else:
+            _set_random_states(position)
+            for _ in range(self._draws_before):
+                torch.empty((), dtype=torch.int64).random_()
+        self.before_order = torch.get_rng_state()
+        rest = islice(super().__iter__(), done, None)
+        first = next(rest)  # the order is drawn now
+        if done:
+            _set_random_states(position)
+        yield first
+        yield from rest
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`, from which a run goes on bit for bit.
+
+    It is saved where the state of a run is whole: when an epoch starts, when training ends, and between two steps of
+    the optimizer once `every_seconds` have passed, or a signal asks for the end.
+
+    Args:
+        folder: the run's folder.
+        every_seconds: between two checkpoints within an epoch.
+        stop: whether a signal came.
+    """
+
+    def __init__(self, folder: Path, every_seconds: float, stop: Stop) -> None:
+        self.path = folder / "checkpoints" / "last.ckpt"
+        self.every_seconds = every_seconds
+        self.stop = stop
+        self._saved_at = time.monotonic()
+        self._position: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.deferred = True
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fit_loop.restarting:
+            # An epoch that is gone on with at its start begins like any other; Lightning would count a batch too many.
+            trainer.fit_loop.restarting = False
+        elif trainer.global_step > 0:
+            # Lightning counts batches from 0 only after this hook; a checkpoint with the last epoch's count would have
+            # this one be over.
+            trainer.fit_loop.epoch_loop.reset()
+            self._save(trainer, batches=0)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Not amid gradients that accumulate, nor at an epoch's end: after its validation it is whole.
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
+        if whole and (self.stop.signal or time.monotonic() - self._saved_at >= self.every_seconds):
+            self._save(trainer, batches=batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Else Lightning leaves out the step of a ReduceLROnPlateau after an epoch that was gone on with.
+        trainer.fit_loop.restarting = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer, batches=0)
+        self.stop.deferred = False
+
+    def _save(self, trainer: L.Trainer, batches: int) -> None:
+        if not trainer.fast_dev_run:
+            before_order = trainer.train_dataloader.batch_sampler.before_order
+            self._position = {
+                "step": trainer.global_step,
+                "batches": batches,
+                "before_order": before_order,
+                **_random_states(),
+            }
+            trainer.save_checkpoint(self.path)
+            self._saved_at = time.monotonic()
+        if self.stop.signal:
+            self.stop.leave()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._position
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        position = checkpoint["callbacks"].get(self.state_key, {})
+        if position.get("step") == checkpoint["global_step"]:  # not so in what SLURM's signal has Lightning save
+            trainer.datamodule.position = position
+
+
+def _random_states() -> dict[str, Tensor | list[Tensor]]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"random": torch.get_rng_state(), "random_cuda": cuda}
+
+
+def _set_random_states(position: dict[str, Any]) -> None:
+    torch.set_rng_state(position["random"])
+    if len(position["random_cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(position["random_cuda"])

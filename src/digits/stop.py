@@ -1,0 +1,39 @@
+"""How a signal ends a run: with what is done so far in safety."""
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any, NoReturn, Self
+
+
+class Stop:
+    """SIGINT (Ctrl-C) and SIGTERM end the process with 130 or 143: at once, or while `deferred`, when it is asked.
+
+    As a context manager it takes the signals over; a second signal does not wait.
+    """
+
+    def __init__(self) -> None:
+        self.deferred = False
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+            self._before = {
+                number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        again, self.signal = self.signal, number
+        if again or not self.deferred:
+            self.leave()
+
+    def leave(self) -> NoReturn:
+        """Ends the process as a shell expects it of one that the signal ended."""
+        sys.exit(128 + (self.signal or 0))

@@ -1,0 +1,185 @@
+"""A run that was cut off goes on as if it had not been: the same weights, figures and files, in the same folder."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Command, Outcome
+from filelock import FileLock
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from digits.classifier import Classifier
+from digits.compare import compare
+
+SMALL = ["data=mnist5k", "model=fast", "trainer=cpu", "trainer.limit_train_batches=12", "trainer.max_epochs=3"]
+MEASURED_TIME = ("seconds", "train/images_per_second")
+
+
+class Cut(BaseException):
+    """As a power cut: nothing of the project's is to catch it."""
+
+
+@pytest.fixture
+def cut_run(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """`cut_run(7, *words)` is the folder of a run that broke off amid its eighth step, having saved after each."""
+    training_step = Classifier.training_step
+
+    def run(steps: int, *words: str) -> Path:
+        done = 0
+
+        def broken(self: Classifier, batch: Any, batch_idx: int) -> Tensor:
+            nonlocal done
+            done += 1
+            if done > steps:
+                raise Cut
+            return training_step(self, batch, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Classifier, "training_step", broken)
+            with pytest.raises(Cut):
+                command("train", *SMALL, "checkpoint_every_seconds=0", *words)
+        return max((tmp_path / "logs" / "train" / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+    return run
+
+
+def rows(folder: Path) -> list[dict]:
+    with (folder / "metrics.csv").open() as file:
+        return [
+            {name: value for name, value in row.items() if name not in MEASURED_TIME} for row in csv.DictReader(file)
+        ]
+
+
+def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def assert_same(resumed: Outcome, whole: Outcome, best: bool = True) -> None:
+    for name in ("mnist_cnn_model.pth", "checkpoints/last.ckpt", *(["checkpoints/best.ckpt"] if best else [])):
+        ours, theirs = (torch.load(outcome.folder / name, weights_only=True) for outcome in (resumed, whole))
+        if "state_dict" in ours:
+            assert ours["global_step"] == theirs["global_step"]
+            assert str(ours["optimizer_states"]) == str(theirs["optimizer_states"])
+            assert str(ours["lr_schedulers"]) == str(theirs["lr_schedulers"])
+            ours, theirs = ours["state_dict"], theirs["state_dict"]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+    assert rows(resumed.folder) == rows(whole.folder)
+    for name in whole.record:
+        if "/" in name or name in ("confusion_matrix", "epochs", "tested_epoch", "status"):
+            assert resumed.record[name] == whole.record[name], name
+    for tag in ("train/loss", *(["val/acc"] if best else [])):
+        assert curve(resumed.folder, tag) == curve(whole.folder, tag)
+    assert (resumed.folder / "predictions.npz").read_bytes() == (whole.folder / "predictions.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (7, []),  # amid the first epoch
+        (12, ["optimizer=sgd"]),  # before the second epoch's first step
+        (30, ["augmentation=affine", "scheduler=onecycle", "model.dropout=0.5"]),
+        (16, ["callbacks=[ema,early_stopping,throughput,lr_monitor]", "scheduler=plateau"]),
+        (16, ["trainer.accumulate_grad_batches=3", "scheduler=step", "optimizer=rmsprop"]),
+        (20, ["data.num_workers=1", "scheduler=cosine", "optimizer=adamw"]),
+        (24, ["data.val_size=0", "model.batch_norm=true"]),
+    ],
+)
+def test_it_ends_as_if_it_had_not_been_cut(command: Command, cut_run, steps: int, words: list[str]) -> None:
+    folder = cut_run(steps, *words)
+    resumed = command("train", f"resume={folder}")
+    assert resumed.code == 0, resumed.err
+    assert resumed.folder == folder
+    assert "Warn" not in resumed.err
+    whole = command("train", *SMALL, *words)
+    assert whole.folder != folder
+    assert_same(resumed, whole, best="data.val_size=0" not in words)
+
+
+def test_cut_twice_and_last(command: Command, cut_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cut_run(9)
+    training_step = Classifier.training_step
+
+    def broken(self: Classifier, batch: Any, batch_idx: int) -> Tensor:
+        if self.global_step == 20:
+            raise Cut
+        return training_step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "training_step", broken)
+        with pytest.raises(Cut):
+            command("train", f"resume={folder}", "checkpoint_every_seconds=0")
+    resumed = command("train", "resume=last")
+    assert resumed.folder == folder
+    assert len(resumed.record["resumed_at"]) == 2
+    assert_same(resumed, command("train", *SMALL))
+
+
+def test_before_the_first_checkpoint_it_begins_anew(command: Command, cut_run) -> None:
+    folder = cut_run(5, "checkpoint_every_seconds=60")
+    assert not (folder / "checkpoints").exists()
+    assert_same(command("train", f"resume={folder}"), command("train", *SMALL))
+
+
+def test_a_finished_run_says_so_and_takes_more_epochs(command: Command) -> None:
+    first = command("train", *SMALL, "trainer.max_epochs=2")
+    before = {path: path.read_bytes() for path in first.folder.rglob("*.ckpt")}
+    again = command("train", f"resume={first.folder}")
+    assert again.code == 0
+    assert "finished: " in again.out
+    assert again.record["status"] == "completed"
+    assert again.record["test/acc"] == first.record["test/acc"]
+    assert {path: path.read_bytes() for path in first.folder.rglob("*.ckpt")} == before
+
+    more = command("train", f"resume={first.folder}", "trainer.max_epochs=3")
+    assert more.code == 0, more.err
+    assert_same(more, command("train", *SMALL))
+    assert OmegaConf.load(more.folder / "config.yaml").trainer.max_epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["model=cnn"], "model=cnn: a run goes on as it began; resume takes trainer.max_epochs"),
+        (["model.dropout=0.1"], "model.dropout=0.1: a run goes on as it began"),
+        (["seed=2"], "seed=2: a run goes on as it began"),
+        (["-m"], "A sweep goes on with resume_sweep"),
+        (["trainer.max_epochs=4"], "cannot be drawn out now. Start a new run"),
+    ],
+)
+def test_what_would_be_another_experiment_is_refused(command: Command, cut_run, words: list[str], line: str) -> None:
+    folder = cut_run(3, "scheduler=onecycle")
+    outcome = command("train", f"resume={folder}", *words)
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    assert line in outcome.err
+
+
+def test_no_such_run(command: Command, tmp_path: Path) -> None:
+    assert "resume=last: there is no run in" in command("train", "resume=last").err
+    assert f"resume={tmp_path}: no run's folder" in command("train", f"resume={tmp_path}").err
+
+
+def test_one_process_at_a_time(command: Command, cut_run) -> None:
+    folder = cut_run(3)
+    with FileLock(folder / ".lock"):
+        outcome = command("train", f"resume={folder}")
+    assert outcome.code == 1
+    assert "another process is at work in this folder" in outcome.err
+
+
+def test_a_dead_process_is_told_from_a_live_one(cut_run) -> None:
+    folder = cut_run(3)
+    record = folder / "metrics.json"
+    record.write_text(record.read_text().replace('"status": "failed"', '"status": "running"'))
+    assert "crashed" in compare([folder])
+    assert f"resume={folder}" in compare([folder])
+    with FileLock(folder / ".lock"):
+        assert "crashed" not in compare([folder])
