@@ -25,6 +25,7 @@ from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNI
 from torchvision.datasets.utils import download_url
 
 from digits.errors import UserError
+from digits.pictures import channels_first, eight_bits, fitted, over
 
 log = logging.getLogger(__name__)
 
@@ -438,32 +439,13 @@ def _read_image(path: Path, image_size: int | None, channels: int) -> tuple[np.n
     try:
         with Image.open(path) as file:
             upright = ImageOps.exif_transpose(file)
-            image = _eight_bits(upright).convert("L" if channels == 1 else "RGB")
+            image = over(eight_bits(upright), "white").convert("L" if channels == 1 else "RGB")
     except Exception as error:  # a damaged file can break a decoder anywhere
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: no image, or a damaged one ({reason}). Replace or remove it") from error
     kind = (upright.size, upright.mode)
-    size = image_size or max(image.size)
-    if image_size and image.size != (size, size):
-        scale = size / max(image.size)
-        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
-    pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)  # (C, H, W)
-    if image_size:
-        free = [size - side for side in pixels.shape[1:]]
-        pixels = np.pad(pixels, [(0, 0), *((f // 2, f - f // 2) for f in free)], mode="edge")
+    pixels = fitted(image, image_size) if image_size else channels_first(image)
     return pixels, kind
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("pixels with a fraction have no known range; save it with 8 bits")
-    if image.mode.startswith("I"):  # grey with 16 bits, in one of Pillow's several modes for it
-        values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)
-        return Image.fromarray((values >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
 
 
 def _describe(size: tuple[int, int], mode: str) -> str:

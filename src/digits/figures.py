@@ -223,3 +223,29 @@ def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -
     sns.despine(ax=axes, left=True)
     values.spines[:].set_visible(False)
     return figure
+
+
+def explanation(
+    image: np.ndarray, probabilities: Mapping[str, float], maps: Sequence[np.ndarray], title: str
+) -> Figure:
+    """Shows an image (C, H, W) in [0, 255], and for each class named a map (H, W) of what speaks for it and against it.
+
+    Args:
+        image: what the network saw.
+        probabilities: of the classes, in [0, 1], by name.
+        maps: one for each class: above 0 speaks for it, below 0 against it.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(2.9 * (1 + len(maps)) + 0.6, 3.4), layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    seen, *cells = _grid(figure, 1, 1 + len(maps))
+    _show(seen, image, "what the network saw", fontsize=10)
+    grey = image.mean(axis=0)
+    limit = max(float(np.abs(maps).max()), 1e-12)  # one scale, so that the classes compare
+    for axes, (name, probability), weights in zip(cells, probabilities.items(), maps, strict=True):
+        colours = axes.imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.contour(grey, levels=[127], colors="0.2", linewidths=0.8)  # the ink's edge
+        axes.set_title(f"for {short(name, 16)} ({probability:.1%})", fontsize=10)
+    bar = figure.colorbar(colours, ax=cells, shrink=0.75, ticks=[-limit, limit])
+    bar.ax.set_yticklabels(["against", "for"])
+    return figure

@@ -1,0 +1,267 @@
+"""A page to draw on:  python -m digits.demo ckpt_path=logs/train/runs/<run>/checkpoints/best.ckpt"""
+
+import asyncio
+import base64
+import errno
+import io
+import logging
+import mimetypes
+import socket
+import threading
+import webbrowser
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from time import perf_counter
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from omegaconf import DictConfig
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from digits.cli import check_overrides, entry_point
+from digits.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from digits.inference import ImageClassifier, Prediction
+
+PAGE = Path(__file__).parent / "page"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+MOST_BYTES = 20 * 2**20  # of a picture's file
+BYTES_IN_MEMORY = 2**20  # of each; the rest waits on the disk, so that many at once do not fill the memory
+UPLOAD_SECONDS = 60
+PICTURES_AT_ONCE = 2  # a large photo takes hundreds of MB while it is read
+MOST_CONNECTIONS = 256
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src 'self' data: blob:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self)",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+log = logging.getLogger(__name__)
+
+
+@entry_point("demo")
+def main(cfg: DictConfig) -> None:
+    """Serves the page until Ctrl-C."""
+    check_overrides(cfg)
+    for name in ("ckpt_path", "host"):
+        if not isinstance(cfg[name], str) and not (name == "ckpt_path" and cfg[name] is None):
+            raise UserError(f"{name}={cfg[name]}: give one, as text")
+    with listen(cfg.host, cfg.port) as listener:
+        import uvicorn
+
+        from digits.inference import newest_checkpoint
+
+        path = Path(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
+        log.info("model: %s%s", path, "" if cfg.ckpt_path else f", the newest under {cfg.log_dir}")
+        classifier = open_classifier(path)
+        address, port = listener.getsockname()[:2]
+        local = address in ("127.0.0.1", "::1")
+        # Another site's name that is made to lead here must not open the page to that site (DNS rebinding).
+        app = application(classifier, path.name, LOOPBACK if local else ["*"])
+        everywhere = address in ("0.0.0.0", "::")
+        name = "127.0.0.1" if everywhere else f"[{address}]" if ":" in address else address
+        url = f"http://{name}:{port}"
+        log.info("open %s%s (Ctrl-C ends)", url, ", or any other address of this machine" if everywhere else "")
+        if cfg.open_browser:
+            threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()  # some wait for their window
+        settings = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=1,
+        )
+        uvicorn.Server(settings).run([listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Opens the port, before the seconds that a model takes to load.
+
+    Raises:
+        UserError: if that cannot be; where another program has the port, with one that is free.
+    """
+    if not 0 <= port <= 65535:
+        raise UserError(f"port={port}: a port lies between 1 and 65535; 0 takes any that is free")
+    try:
+        [(family, *_), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listener = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            with listen(host, 0) as free:
+                other = free.getsockname()[1]
+            raise UserError(f"port={port} is taken by another program; port={other} is free") from error
+        raise UserError(f"host={host} port={port}: {error.strerror}") from error
+    # Inherited by each connection. Without it an answer's body waits 40 ms for the acknowledgement of its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def open_classifier(path: Path) -> "ImageClassifier":
+    """Opens a model to answer with ONNX Runtime, whose one-image latency is the lowest.
+
+    Raises:
+        UserError: if there is no such file, or it is none of this project's.
+    """
+    from digits.inference import ModelFacts, load_classifier, onnx_classifier
+
+    if path.suffix != ".ckpt":
+        return load_classifier(path)
+    log.info("turning it into ONNX; an exported best.onnx would start at once (python -m digits.export)")
+    from digits.checkpoints import load_checkpoint, restore_network
+    from digits.export import to_onnx
+
+    checkpoint = load_checkpoint(path)
+    facts = ModelFacts.of(checkpoint["hyper_parameters"]["data"])
+    return onnx_classifier(to_onnx(restore_network(checkpoint, path), facts), path)
+
+
+def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tuple[str, ...] = LOOPBACK) -> Starlette:
+    """The page, `GET /model` (what it should know of the model) and `POST /predict`.
+
+    The body of `POST /predict` is the content of an image file. The answer: `label`, `probability`, `probabilities` in
+    the order of the classes, `image` (what the network saw, as a data URL), `box` (left, top, right, bottom of that
+    in the picture, in pixels) and the `milliseconds` that it took; with `?mode=line` a list of such, left to right.
+    Whatever is wrong with a request is said in `message`.
+
+    Args:
+        classifier: reads the pictures.
+        file: the model's name.
+        hosts: the names under which the page may be asked for; `*` is any.
+    """
+    model = {
+        "file": file,
+        "dataset": classifier.facts.dataset,
+        "class_names": classifier.facts.class_names,
+        "digits": classifier.facts.class_names == list("0123456789"),
+        "image_size": classifier.facts.image_size,
+        "most_bytes": MOST_BYTES,
+    }
+    slots = asyncio.Semaphore(PICTURES_AT_ONCE)
+
+    async def predict(request: Request) -> Response:
+        origin = request.headers.get("origin")
+        if origin and urlsplit(origin).netloc != request.headers.get("host"):
+            raise HTTPException(403, f"this page does not answer other sites ({origin})")
+        mode = request.query_params.get("mode", "digit")
+        if mode not in ("digit", "line"):
+            raise HTTPException(422, f"mode={mode}: there are digit and line")
+        try:
+            with SpooledTemporaryFile(BYTES_IN_MEMORY) as body:
+                await receive(request, body)
+                async with slots:
+                    if await request.is_disconnected():  # while it waited
+                        return Response(status_code=499)
+                    return await run_in_threadpool(read, classifier, body, mode)
+        except ClientDisconnect:
+            return Response(status_code=499)
+
+    async def complain(_: Request, error: HTTPException) -> Response:
+        return JSONResponse({"message": error.detail}, error.status_code, error.headers)
+
+    files = [
+        Route(
+            "/" if path.name == "index.html" else f"/{path.name}",
+            Response(path.read_bytes(), media_type=mimetypes.guess_type(path.name)[0]),
+            methods=["GET"],
+        )
+        for path in sorted(PAGE.iterdir())
+    ]
+    routes = [
+        *files,
+        Route("/model", JSONResponse(model), methods=["GET"]),
+        Route("/predict", predict, methods=["POST"]),
+    ]
+    middleware = [Middleware(with_headers), Middleware(TrustedHostMiddleware, hosts, www_redirect=False)]
+    return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: complain})
+
+
+async def receive(request: Request, body: IO[bytes]) -> None:
+    """Writes a request's body to a file.
+
+    Raises:
+        HTTPException: if it is empty, too large or too slow.
+        ClientDisconnect: if the client is gone.
+    """
+    too_large = HTTPException(413, f"the picture has more than {MOST_BYTES // 2**20} MB, the most that is taken")
+    if int(request.headers.get("content-length", 0)) > MOST_BYTES:
+        raise too_large
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            async for chunk in request.stream():
+                body.write(chunk)
+                if body.tell() > MOST_BYTES:
+                    raise too_large
+    except TimeoutError as error:
+        raise HTTPException(408, f"the picture did not arrive within {UPLOAD_SECONDS} seconds") from error
+    if not body.tell():
+        raise HTTPException(422, "there is no picture: send the content of an image file")
+
+
+def read(classifier: "ImageClassifier", body: IO[bytes], mode: str) -> Response:
+    """Answers a request for a prediction on the picture in a file."""
+    start = perf_counter()
+    body.seek(0)
+    picture = body.read()
+    try:
+        predictions = classifier.predict_line(picture) if mode == "line" else [classifier.predict(picture)]
+    except UserError as error:  # not handed on: its traceback would keep the picture in memory
+        return JSONResponse({"message": str(error)}, 422)
+    milliseconds = 1000 * (perf_counter() - start)
+    answers = [describe(prediction) | {"milliseconds": milliseconds} for prediction in predictions]
+    return JSONResponse(answers if mode == "line" else answers[0])
+
+
+def describe(prediction: "Prediction") -> dict[str, Any]:
+    return {
+        "label": prediction.label,
+        "probability": prediction.probability,
+        "probabilities": list(prediction.probabilities.values()),
+        "image": data_url(prediction.image),
+        "box": prediction.box,
+    }
+
+
+def data_url(image: "np.ndarray") -> str:
+    """An image, uint8 of shape (C, H, W), as a PNG in a data URL."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def with_headers(app: ASGIApp) -> ASGIApp:
+    """Adds `HEADERS` to each answer."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return wrapped
+
+
+if __name__ == "__main__":
+    main()

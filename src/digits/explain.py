@@ -1,0 +1,103 @@
+"""Draws on which pixels an answer rests:  python -m digits.explain images=photo.png ckpt_path=..."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from digits.cli import check_overrides, entry_point
+from digits.errors import UserError
+from digits.predict import answer, image_paths, names_for, report_failures
+from digits.record import RunRecord
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger(__name__)
+METHODS = {"integrated_gradients": "integrated gradients", "grad_cam": "Grad-CAM"}
+
+
+@entry_point("explain")
+def main(cfg: DictConfig) -> None:
+    """Leaves a folder with a picture for each file: the digit, what speaks for the answer and for the runner-up."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with RunRecord(folder) as record:
+        record.save_config(cfg)
+        check_overrides(cfg)
+        if cfg.method not in METHODS:
+            raise UserError(f"method={cfg.method}: there are {', '.join(METHODS)}")
+        paths = image_paths(cfg.images)
+
+        from tqdm import tqdm
+
+        from digits import figures
+        from digits.checkpoints import load_checkpoint, restore_network
+        from digits.inference import ModelFacts, newest_checkpoint, torch_classifier
+        from digits.networks import RawPixels
+
+        checkpoint_path = cfg.ckpt_path or newest_checkpoint(cfg.log_dir)
+        checkpoint = load_checkpoint(checkpoint_path)
+        facts = ModelFacts.of(checkpoint["hyper_parameters"]["data"])
+        network = restore_network(checkpoint, checkpoint_path)
+        classifier = torch_classifier(network, facts)
+        model = RawPixels(network, facts.mean, facts.std).float().eval()
+        log.info("of:     %s, trained on %s", checkpoint_path, facts.dataset)
+        record.update(ckpt_path=str(checkpoint_path))
+
+        answers = []
+        for path, name in zip(tqdm(paths, unit="image", leave=False, disable=None), names_for(paths), strict=True):
+            answers.append(answer(path, lambda path: [classifier.predict(path)]))
+            if answers[-1].error:
+                continue
+            [prediction] = answers[-1].predictions
+            named = {
+                prediction.label: prediction.probability,
+                prediction.runner_up: prediction.runner_up_probability,
+            }
+            maps = [attribution(model, prediction.image, facts.class_names.index(label), cfg.method) for label in named]
+            title = f"{path.name}: what speaks for and against, by {METHODS[cfg.method]}"
+            figure = figures.explanation(prediction.image, named, maps, title)
+            figure.savefig(folder / f"{name}.png", dpi=110)
+            log.info("%s: %s", path, prediction)
+        record.update(
+            answers={str(one.path): str(one.predictions[0] if one.predictions else one.error) for one in answers}
+        )
+        log.info("saved: %s", folder)
+        report_failures(answers)
+
+
+def attribution(model: "nn.Module", image: np.ndarray, label: int, method: str = "integrated_gradients") -> np.ndarray:
+    """How much each pixel speaks for a class (above 0) or against it (below), by Captum.
+
+    Integrated gradients (Sundararajan et al., https://arxiv.org/abs/1703.01365) go from the black image to this one,
+    and sum up to the difference of the class's logits between the two. Grad-CAM (Selvaraju et al.,
+    https://arxiv.org/abs/1610.02391) weighs the maps of the last convolution, and is as coarse as they are.
+
+    Args:
+        model: from pixels in 0..255 to logits: `RawPixels`.
+        image: uint8 of shape (C, H, W).
+        label: the number of the class.
+        method: `integrated_gradients` or `grad_cam`.
+
+    Returns:
+        float32 of shape (H, W), summed over the channels.
+    """
+    import torch
+    from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam
+    from torch import nn
+
+    pixels = torch.from_numpy(image).float()[None]  # (1, C, H, W)
+    if method == "grad_cam":
+        layer = [module for module in model.modules() if isinstance(module, nn.Conv2d)][-1]
+        coarse = LayerGradCam(model, layer).attribute(pixels, target=label)
+        parts = LayerAttribution.interpolate(coarse, pixels.shape[2:], "bilinear")
+    else:
+        parts = IntegratedGradients(model).attribute(pixels, target=label, n_steps=100, internal_batch_size=25)
+    return parts[0].sum(dim=0).detach().float().numpy()
+
+
+if __name__ == "__main__":
+    main()

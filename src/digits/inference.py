@@ -1,0 +1,243 @@
+"""A trained network, ready to read pictures:  load_classifier("best.ckpt").predict("photo.png")"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from digits.errors import UserError
+from digits.preprocess import Found, Picture, find_image, find_images, form_of, read_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What has to be known of a network to use it; an exported model carries it along.
+
+    Args:
+        dataset: the data set that it was trained on, which decides how pictures are brought into its form.
+        class_names: by the class's number.
+        image_size: height and width of its images, in pixels.
+        channels: of its images.
+        mean: of each channel, subtracted from the pixels in [0, 1].
+        std: of each channel, by which they are then divided.
+    """
+
+    dataset: str
+    class_names: list[str]
+    image_size: int
+    channels: int
+    mean: list[float]
+    std: list[float]
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Self:
+        """From the settings of the data that a checkpoint carries."""
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__})
+
+    @property
+    def are_digits(self) -> bool:
+        """Whether it tells the digits apart, for the words around an answer."""
+        return self.class_names == DIGITS
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network reads in an image.
+
+    Args:
+        label: the name of the class that it takes the image for.
+        probability: of that class, in [0, 1].
+        runner_up: the next likely class.
+        runner_up_probability: of that one.
+        probabilities: of every class by its name.
+        image: what the network saw: uint8 of shape (C, H, W).
+        box: where in the picture that is: left, top, right, bottom, in pixels; the last two are just outside.
+    """
+
+    label: str
+    probability: float
+    runner_up: str
+    runner_up_probability: float
+    probabilities: dict[str, float]
+    image: np.ndarray
+    box: tuple[int, int, int, int]
+
+    @property
+    def picture(self) -> "Image.Image":
+        """What the network saw, as a Pillow image."""
+        from PIL import Image
+
+        return Image.fromarray(self.image[0] if len(self.image) == 1 else self.image.transpose(1, 2, 0))
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.probability:.1%}; or {self.runner_up}, {self.runner_up_probability:.1%})"
+
+
+class ImageClassifier:
+    """Reads pictures: finds the image in them, brings it into the network's form and asks the network.
+
+    Args:
+        logits: maps pixels, uint8 of shape (N, C, H, W), to logits (N, num_classes).
+        facts: about the network.
+    """
+
+    def __init__(self, logits: Callable[[np.ndarray], np.ndarray], facts: ModelFacts) -> None:
+        self.logits = logits
+        self.facts = facts
+        self.form = form_of(facts.dataset, facts.image_size, facts.channels)
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Maps images in the network's form, uint8 of shape (N, C, H, W), to probabilities (N, num_classes)."""
+        logits = self.logits(images).astype(np.float64)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def predict(self, picture: Picture) -> Prediction:
+        """Reads the one digit (or whatever the network knows) in a picture.
+
+        Args:
+            picture: a path, a file's bytes, a Pillow image, or an array: uint8 of shape (H, W), (H, W, 3) or
+                (H, W, 4).
+
+        Raises:
+            UserError: if it cannot be read, or there is nothing in it.
+        """
+        return self._predictions([find_image(read_picture(picture), self.form)])[0]
+
+    def predict_line(self, picture: Picture) -> list[Prediction]:
+        """Reads the digits in a picture from left to right; arguments and errors as for `predict`."""
+        return self._predictions(find_images(read_picture(picture), self.form))
+
+    def _predictions(self, found: list[Found]) -> list[Prediction]:
+        images = np.stack([one.image for one in found])
+        predictions = []
+        for one, probabilities in zip(found, self.probabilities(images), strict=True):
+            first, second = np.argsort(-probabilities, kind="stable")[:2]
+            names = self.facts.class_names
+            predictions.append(
+                Prediction(
+                    label=names[first],
+                    probability=float(probabilities[first]),
+                    runner_up=names[second],
+                    runner_up_probability=float(probabilities[second]),
+                    probabilities=dict(zip(names, probabilities.tolist(), strict=True)),
+                    image=one.image,
+                    box=one.box,
+                )
+            )
+        return predictions
+
+
+def load_classifier(path: str | Path, network: Any = None, device: str = "cpu") -> ImageClassifier:
+    """Opens a trained network of this project. Nothing in the file is run.
+
+    Args:
+        path: `best.ckpt` or `last.ckpt` of a run, an exported `*.onnx`, or a `*.pth` with nothing but weights.
+        network: for a `*.pth`, the network that the weights belong to, trained on MNIST; by default `CNN()`.
+        device: where a `*.ckpt` or a `*.pth` computes; `*.onnx` computes on the CPU.
+
+    Raises:
+        UserError: if there is no such file, or nothing of that kind in it.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == ".onnx":
+        return onnx_classifier(_bytes(path), path)
+    if path.suffix == ".pth":
+        return _from_weights(path, network, device)
+    if network is not None:
+        raise UserError(f"{path}: only a *.pth needs a network; a checkpoint brings its own")
+
+    from digits.checkpoints import load_checkpoint, restore_network
+
+    checkpoint = load_checkpoint(path)
+    return torch_classifier(
+        restore_network(checkpoint, path), ModelFacts.of(checkpoint["hyper_parameters"]["data"]), device
+    )
+
+
+def torch_classifier(network: Any, facts: ModelFacts, device: str = "cpu") -> ImageClassifier:
+    """One that computes with PyTorch, in float32."""
+    import torch
+
+    from digits.networks import RawPixels
+
+    model = RawPixels(network, facts.mean, facts.std).float().eval().to(device)
+
+    @torch.inference_mode()
+    def logits(images: np.ndarray) -> np.ndarray:
+        return model(torch.from_numpy(np.ascontiguousarray(images)).to(device)).cpu().numpy()
+
+    return ImageClassifier(logits, facts)
+
+
+def onnx_classifier(model: bytes, path: str | Path) -> ImageClassifier:
+    """One that computes with ONNX Runtime, from an exported model; `path` is for the message of an error.
+
+    Raises:
+        UserError: if that is no model that digits.export wrote.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        facts = ModelFacts(**json.loads(session.get_modelmeta().custom_metadata_map["digits"]))
+    except Exception as error:  # a damaged file can break the parser anywhere
+        raise UserError(
+            f"{path}: no ONNX model that python -m digits.export wrote, or a damaged one ({type(error).__name__})"
+        ) from error
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        [answer] = session.run(None, {"pixels": images})
+        return answer
+
+    return ImageClassifier(logits, facts)
+
+
+def newest_checkpoint(logs: str | Path = "logs") -> Path:
+    """The best checkpoint of the newest training under a folder of logs.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = sorted(Path(logs).glob("train/**/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"there is no checkpoint under {logs}/train. Train one: python train.py; or give ckpt_path=...")
+    return found[-1]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+def _from_weights(path: Path, network: Any, device: str) -> ImageClassifier:
+    """From a `state_dict` alone, which says nothing about data: it was MNIST."""
+    import torch
+
+    from digits.networks import CNN
+
+    network = CNN() if network is None else network
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except Exception as error:  # a damaged file can break the unpickler anywhere
+        raise UserError(
+            f"{path}: no weights of {type(network).__name__}, damaged, or a file that would run code when opened"
+            f" ({type(error).__name__}). Give the run's best.ckpt, or the network too:"
+            ' load_classifier("weights.pth", network=CNN(channels=(32, 64, 128)))'
+        ) from error
+    return torch_classifier(network, ModelFacts("mnist", DIGITS, 28, 1, [0.1307], [0.3081]), device)

@@ -1,0 +1,406 @@
+"""From any picture to the normal form of a data set: MNIST's digits are light on dark, boxed, scaled and centred."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from digits.errors import UserError
+from digits.pictures import ORIGINAL_SIZE, Picture, fitted, read_picture
+
+__all__ = ["Form", "Found", "NothingFoundError", "Picture", "find_image", "find_images", "form_of", "read_picture"]
+
+# Amounts of ink go from 0 (the ground) to 255 (nothing of the ground shines through).
+FAINTEST = 28  # a pencil's is 50 to 100; what is less can be a crease or a shadow
+SOFT_EDGE = 4  # the least that still belongs to a stroke
+NOISE = 5  # standard deviations of the ground's noise that ink has to exceed
+SHARP = 0.75  # of a stroke's ink, which at its edge comes or goes within a few pixels: a shadow has no such edge
+CLEARER = 1.5  # times the contrast of grey, in one colour: yellow ink shows in blue
+# Where the light is uneven, the ground is what the surroundings of a pixel have in their middle. Wide surroundings
+# blur the edges of shadows, narrow ones take a broad stroke for ground.
+SURROUNDINGS = (0.25, 0.5)  # of the picture's shorter side
+BROAD = 0.2  # of the surroundings: a stroke this wide needs wider ones
+THUMBNAIL = 96  # pixels of the longer side of the picture in which the ground is sought
+PHOTO_FROM = 64  # pixels of the shorter side; a smaller picture is lit evenly
+# Sizes of parts
+SMALLEST = 0.01  # of the picture's longer side; what is smaller is dirt
+SPECK = 0.03  # of the largest part's area
+NEAR = 0.4  # of a digit's size: what is further away is no stroke of it
+SHORT = 0.4  # of the line's height: what is lower is a hyphen, a full stop
+THINNEST = 1.5  # pixels of a stroke in the normal form; MNIST's have 2 to 3
+
+NOTHING = "no digit found: the picture is blank, or its ink too faint or too small. Give one with a clear digit on it"
+
+
+class NothingFoundError(UserError):
+    """There is nothing to read in the picture."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a data set has its images.
+
+    Args:
+        image_size: height and width, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        fit: of the square that the digit's box just fits into, in pixels; None: no normal form is known.
+        centre: what lies in the image's centre: the digit's centre of mass or that of its box; None with `fit`.
+        light_on_dark: whether its pictures are.
+    """
+
+    image_size: int
+    channels: int
+    fit: int | None
+    centre: Literal["mass", "box"] | None
+    light_on_dark: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image in a data set's form, and where in the picture it was.
+
+    Args:
+        image: uint8 of shape (C, H, W).
+        box: left, top, right, bottom, in pixels of the upright original picture; the last two are just outside.
+    """
+
+    image: np.ndarray
+    box: tuple[int, int, int, int]
+
+
+def form_of(dataset: str, image_size: int, channels: int) -> Form:
+    """The form of a data set's images.
+
+    Sources: MNIST, http://yann.lecun.com/exdb/mnist ("size normalized to fit in a 20x20 pixel box while preserving
+    their aspect ratio", "centered in a 28x28 image by computing the center of mass"), and QMNIST after it,
+    https://arxiv.org/abs/1905.10498; EMNIST, https://arxiv.org/abs/1702.05373, section II (the region of interest
+    centred in a square, padded by 2 of 28 pixels on either side); USPS, LeCun et al., Neural Computation 1(4), 1989
+    (made to fit in a 16 by 16 image, the aspect ratio kept).
+    """
+    match dataset:
+        case "mnist" | "mnist5k" | "qmnist":
+            return Form(image_size, channels, round(image_size * 20 / 28), "mass", True)
+        case "emnist":
+            return Form(image_size, channels, round(image_size * 24 / 28), "box", True)
+        case "usps":
+            return Form(image_size, channels, image_size, "box", True)
+    return Form(image_size, channels, None, None, dataset in ("kmnist", "fashion_mnist"))
+
+
+def find_image(picture: Image.Image, form: Form) -> Found:
+    """The digit in a picture, light on dark or dark on light, brought into the form.
+
+    A digit may be of several strokes that do not touch; what lies far from it is left out. Where no normal form is
+    known, it is the whole picture.
+
+    Args:
+        picture: as `read_picture` gives it.
+        form: as `form_of` gives it.
+
+    Raises:
+        NothingFoundError: if there is none.
+    """
+    if form.fit is None:
+        return _whole(picture, form)
+    ink = _Ink.of(picture)
+    return _found(ink, _around(ink.strokes), picture, form)
+
+
+def find_images(picture: Image.Image, form: Form) -> list[Found]:
+    """The digits in a picture from left to right, as one reads a postcode; arguments and errors as for `find_image`.
+
+    Strokes above each other are one digit. Where no normal form is known, there is one: the whole picture.
+    """
+    if form.fit is None:
+        return [_whole(picture, form)]
+    ink = _Ink.of(picture)
+    digits = _merged(ink.strokes)
+    height = max(digit.bottom - digit.top for digit in digits)
+    digits = [digit for digit in digits if digit.bottom - digit.top >= SHORT * height]
+    return [_found(ink, digit, picture, form) for digit in sorted(digits, key=lambda digit: digit.left + digit.right)]
+
+
+def _whole(picture: Image.Image, form: Form) -> Found:
+    picture = picture.convert("L" if form.channels == 1 else "RGB")
+    image = fitted(picture, form.image_size)
+    if form.light_on_dark and np.median(_border(np.asarray(picture.convert("L")))) > 127:
+        image = 255 - image
+    return Found(image, _original((0, 0, *picture.size), picture))
+
+
+@dataclass(frozen=True)
+class _Stroke:
+    """Connected ink, or several such that belong together."""
+
+    labels: tuple[int, ...]
+    left: int
+    top: int
+    right: int
+    bottom: int
+    area: int
+
+    def __or__(self, other: "_Stroke") -> "_Stroke":
+        return _Stroke(
+            self.labels + other.labels,
+            min(self.left, other.left),
+            min(self.top, other.top),
+            max(self.right, other.right),
+            max(self.bottom, other.bottom),
+            self.area + other.area,
+        )
+
+    @property
+    def size(self) -> int:
+        return max(self.right - self.left, self.bottom - self.top)
+
+
+@dataclass(frozen=True)
+class _Ink:
+    """How much ink is where.
+
+    Args:
+        amount: uint8 of shape (H, W): 0 is the ground.
+        faintest: the amount that is not noise.
+        labels: (H, W): to which stroke a pixel belongs that is surely ink; 0: to none.
+        strokes: without what is too small.
+    """
+
+    amount: np.ndarray
+    faintest: int
+    labels: np.ndarray
+    strokes: list[_Stroke]
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> "_Ink":
+        """The ink in a picture.
+
+        Raises:
+            NothingFoundError: if there is none.
+        """
+        grey = _grey(picture)
+        border = _border(np.asarray(grey))
+        off = np.abs(border - np.median(border))
+        large = min(grey.size) >= PHOTO_FROM
+        # The ground of a drawing or of a scan is of one value.
+        photo = large and max(grey.histogram()) < 0.3 * grey.width * grey.height
+        if photo:
+            grey = grey.filter(ImageFilter.GaussianBlur(max(grey.size) / 640))
+        values = np.asarray(grey).astype(np.int16)
+        # Ink that touches the border does so in places; along much of it lies a shadow.
+        uneven = photo or (large and (off > 12).mean() > 0.05)
+        for share in SURROUNDINGS if uneven else ():
+            ink = cls._over(values, _ground(grey, share), uneven)
+            if not ink.strokes:
+                break
+            if share == SURROUNDINGS[-1] or ink.stroke_width() < BROAD * share * min(grey.size):
+                return ink
+        if not photo:
+            ink = cls._over(values, np.median(border).astype(np.int16), uneven)
+            if ink.strokes:
+                return ink
+        raise NothingFoundError(NOTHING)
+
+    @classmethod
+    def _over(cls, values: np.ndarray, ground: np.ndarray, uneven: bool) -> "_Ink":
+        """The ink on a ground, which has one value, or one for each pixel: both int16, the picture of shape (H, W)."""
+        from scipy import ndimage
+        from skimage.filters import threshold_otsu
+
+        amount, noise = _amount(values, ground)
+        sure = max(FAINTEST, round(NOISE * noise))
+        counts = np.bincount(amount.ravel(), minlength=256).astype(float)
+        # Otsu's method wants classes of like size, and a page has little ink: as much ground as there is ink.
+        counts[:sure] *= counts[sure:].sum() / max(1, counts[:sure].sum())
+        if not counts.any():
+            return cls(amount, sure, np.zeros(values.shape, np.int32), [])
+        threshold = max(sure - 1, threshold_otsu(hist=(counts, np.arange(256))))
+        labels, _ = ndimage.label(amount > threshold, structure=np.ones((3, 3)))
+        areas = np.bincount(labels.ravel())
+        strokes = [
+            _Stroke((label,), where[1].start, where[0].start, where[1].stop, where[0].stop, int(areas[label]))
+            for label, where in enumerate(ndimage.find_objects(labels), start=1)
+        ]
+        if ground.ndim:
+            height, width = values.shape
+            # At the border lie shadows, and what is not the page.
+            strokes = [s for s in strokes if s.left > 0 and s.top > 0 and s.right < width and s.bottom < height]
+        enough = SPECK * max((stroke.area for stroke in strokes), default=0)
+        strokes = [stroke for stroke in strokes if stroke.area >= enough]
+        if uneven and strokes:
+            # A picture lit evenly can be a small one scaled up.
+            strokes = _sharp(strokes, labels, amount, max(amount.shape) // (150 if ground.ndim else 25))
+        if max((stroke.size for stroke in strokes), default=0) < max(3, SMALLEST * max(values.shape)):
+            strokes = []
+        return cls(amount, max(SOFT_EDGE, round(3 * noise)), labels, strokes)
+
+    def stroke_width(self) -> float:
+        """About how wide the pen was, in pixels: a line of length l has the area wl, and 2l pixels at its edge."""
+        mask = np.isin(self.labels, [label for stroke in self.strokes for label in stroke.labels])
+        return 2 * float(mask.sum() / _edge(mask).sum())
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    """The outermost pixels of what is true in (H, W)."""
+    from scipy import ndimage
+
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def _sharp(strokes: list[_Stroke], labels: np.ndarray, amount: np.ndarray, reach: int) -> list[_Stroke]:
+    """Those of the strokes that have an edge as a pen makes it: the ink comes and goes within `reach` pixels."""
+    from scipy import ndimage
+
+    side = 2 * max(3, reach) + 1
+    rise = ndimage.maximum_filter(amount, side) - ndimage.minimum_filter(amount, side)
+    rise = rise - np.percentile(rise, 10)  # what the noise alone makes
+    which = [stroke.labels[0] for stroke in strokes]
+    rises = ndimage.mean(rise, np.where(_edge(labels > 0), labels, 0), which)
+    levels = ndimage.mean(amount, labels, which)
+    return [strokes[i] for i in np.flatnonzero(rises > SHARP * levels)]
+
+
+def _amount(values: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, float]:
+    """How much ink each pixel has, uint8 of shape (H, W), and the standard deviation of the ground's noise."""
+    lighter = values - ground
+    off = np.abs(lighter[:: max(1, len(lighter) // 256)])
+    # Half of a normal distribution lies within 0.674 deviations, a quarter within 0.319; the rest may be ink.
+    noise = 1.4826 * np.median(off) if ground.ndim else 3.1383 * np.percentile(off, 25)
+    least = max(FAINTEST / 2, NOISE * noise)
+    if lighter[lighter > least].sum() > -lighter[lighter < -least].sum():
+        most = 255 - ground
+    else:
+        most, lighter = ground, -lighter
+    most = np.maximum(most, 1).astype(np.float32)
+    amount = np.clip(lighter * (255 / most), 0, 255).astype(np.uint8)
+    return amount, noise * 255 / float(np.median(most))
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    """The picture in mode L: its grey, unless one of its colours shows the ink far better, as blue does for yellow."""
+    if picture.mode == "L":
+        return picture
+    grey = picture.convert("L")
+    thumbnail = picture.reduce(max(1, min(picture.size) // 128))
+    spread = np.asarray(thumbnail).std(axis=(0, 1))
+    clearer = spread.max() > CLEARER * np.asarray(thumbnail.convert("L")).std()
+    return picture.getchannel(int(spread.argmax())) if clearer else grey
+
+
+def _border(values: np.ndarray) -> np.ndarray:
+    """The pixels along the edges of an array (H, W)."""
+    return np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+
+
+def _ground(grey: Image.Image, share: float) -> np.ndarray:
+    """How light the picture would be without ink, int16 of shape (H, W), where the light is uneven.
+
+    Args:
+        share: of the picture's shorter side, that the surroundings of a pixel measure whose median is its ground.
+    """
+    from skimage.filters.rank import median
+
+    factor = THUMBNAIL / max(grey.size)
+    small = np.array(grey.resize([max(8, round(side * factor)) for side in grey.size], Image.Resampling.BOX))
+    side = round(share * min(small.shape)) | 1
+    ground = Image.fromarray(median(small, np.ones((side, side), np.uint8)))
+    return np.asarray(ground.resize(grey.size, Image.Resampling.BICUBIC)).astype(np.int16)
+
+
+def _around(strokes: list[_Stroke]) -> _Stroke:
+    """The largest stroke with all that is near it, near that, and so on."""
+    digit, *rest = sorted(strokes, key=lambda stroke: -stroke.area)
+    while near := [stroke for stroke in rest if _gap(digit, stroke) <= NEAR * digit.size]:
+        for stroke in near:
+            digit |= stroke
+        rest = [stroke for stroke in rest if stroke not in near]
+    return digit
+
+
+def _gap(a: _Stroke, b: _Stroke) -> int:
+    """Between two boxes, in pixels; 0 or less where they overlap."""
+    return max(a.left - b.right, b.left - a.right, a.top - b.bottom, b.top - a.bottom)
+
+
+def _merged(strokes: Iterable[_Stroke]) -> list[_Stroke]:
+    """Those above each other made one: where two share more than half of the narrower one's width."""
+    digits: list[_Stroke] = []
+    for stroke in sorted(strokes, key=lambda stroke: stroke.left - stroke.right):  # the widest first
+        digit = stroke
+        for other in list(digits):
+            shared = min(other.right, stroke.right) - max(other.left, stroke.left)
+            if shared > 0.5 * (stroke.right - stroke.left):
+                digits.remove(other)
+                digit |= other
+        digits.append(digit)
+    return digits
+
+
+def _found(ink: _Ink, digit: _Stroke, picture: Image.Image, form: Form) -> Found:
+    """Cuts a digit out and brings it into the form."""
+    from scipy import ndimage
+    from skimage.segmentation import watershed
+
+    margin = 2 + digit.size // 8  # for the soft edges of the strokes
+    top, left = max(0, digit.top - margin), max(0, digit.left - margin)
+    window = (slice(top, digit.bottom + margin), slice(left, digit.right + margin))
+    amount, labels = ink.amount[window], ink.labels[window]
+    sure = np.isin(labels, digit.labels)
+    # A quarter of a stroke or more is as dark as the pen makes it: MNIST's own images stay as they are.
+    amount = np.minimum((amount * np.float32(255 / np.percentile(amount[sure], 75))).round(), 255).astype(np.uint8)
+    scale = form.fit / digit.size
+    lacking = round((THINNEST / scale - 2 * sure.sum() / _edge(sure).sum()) / 2)
+    if scale < 0.5 and lacking > 0:  # a hair's breadth would fade away
+        amount = ndimage.maximum_filter(amount, 2 * lacking + 1)
+
+    factor = max(1, digit.size // 160)  # more is not needed, and takes long
+    amount, own, others = (
+        np.asarray(Image.fromarray(part).reduce(factor))
+        for part in (amount, 255 * sure.astype(np.uint8), 255 * ((labels > 0) & ~sure).astype(np.uint8))
+    )
+    # A soft edge belongs to the stroke from which it falls off.
+    markers = np.where(own, 1, np.where(others, 2, 0))
+    own = watershed(~amount, markers, mask=(amount >= ink.faintest) | (markers > 0)) == 1
+    rows, columns = (np.flatnonzero(own.any(axis=axis)) for axis in (1, 0))
+    crop = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    pixels = np.where(own, amount, 0).astype(np.uint8)[crop]
+    scale = form.fit / max(pixels.shape)
+    size = [max(1, round(side * scale)) for side in pixels.shape[::-1]]
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
+    image = _placed((small * (255 / small.max())).round().astype(np.uint8), form)
+    right, bottom = left + factor * (columns[-1] + 1), top + factor * (rows[-1] + 1)
+    box = (left + factor * columns[0], top + factor * rows[0], right, bottom)
+    return Found(np.repeat(image[None], form.channels, axis=0), _original(box, picture))
+
+
+def _placed(digit: np.ndarray, form: Form) -> np.ndarray:
+    """A digit (h, w) in an image (size, size), centred as the form has it."""
+    offsets = []
+    for axis in (0, 1):
+        length = digit.shape[axis]
+        if form.centre == "mass":
+            weight = digit.sum(axis=1 - axis, dtype=float)
+            middle = (weight * np.arange(length)).sum() / weight.sum()
+            offset = round(form.image_size / 2 - middle)
+        else:
+            offset = (form.image_size - length) // 2
+        offsets.append(min(max(0, offset), form.image_size - length))
+    image = np.zeros((form.image_size, form.image_size), np.uint8)
+    top, left = offsets
+    image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
+    return image
+
+
+def _original(box: Iterable[int], picture: Image.Image) -> tuple[int, int, int, int]:
+    """A box in a picture as one in the picture that it was reduced from."""
+    width, height = picture.info.get(ORIGINAL_SIZE, picture.size)
+    across, down = width / picture.width, height / picture.height
+    left, top, right, bottom = box
+    return (
+        int(left * across),
+        int(top * down),
+        min(width, math.ceil(right * across)),
+        min(height, math.ceil(bottom * down)),
+    )

@@ -1,0 +1,445 @@
+"""The page of python -m digits.demo in a real browser: drawn on with the mouse, fed with files and with a camera."""
+
+import io
+import math
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_demo import page as paper
+from test_demo import serving
+
+from digits import demo
+from digits.data import DigitsDataModule
+from digits.inference import ImageClassifier, ModelFacts, load_classifier
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make setup")
+Page = playwright.Page
+expect = playwright.expect
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+# As one writes them: each a list of strokes, each a list of points, from (0, 0), top left, to (1, 1).
+TURN = [2 * math.pi * step / 16 for step in range(17)]
+STROKES = {
+    "0": [[(0.5 - 0.2 * math.sin(angle), 0.5 - 0.33 * math.cos(angle)) for angle in TURN]],
+    "1": [[(0.5, 0.16), (0.5, 0.5), (0.49, 0.84)]],
+    "2": [[(0.3, 0.3), (0.38, 0.19), (0.54, 0.16), (0.66, 0.27), (0.62, 0.42), (0.28, 0.81), (0.5, 0.8), (0.74, 0.81)]],
+    "3": [
+        [
+            *[(0.32, 0.24), (0.44, 0.16), (0.58, 0.17), (0.66, 0.28), (0.6, 0.42), (0.46, 0.47)],
+            *[(0.6, 0.51), (0.69, 0.63), (0.63, 0.79), (0.46, 0.84), (0.31, 0.76)],
+        ]
+    ],
+    "4": [[(0.36, 0.18), (0.28, 0.54), (0.72, 0.54)], [(0.62, 0.18), (0.6, 0.5), (0.58, 0.84)]],
+    "7": [[(0.28, 0.2), (0.72, 0.19), (0.62, 0.4), (0.52, 0.62), (0.46, 0.84)]],
+}
+
+
+@pytest.fixture(scope="module")
+def classifier(trained: Path) -> ImageClassifier:
+    return load_classifier(trained / "checkpoints" / "best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def url(classifier: ImageClassifier) -> Iterator[str]:
+    with serving(demo.application(classifier, "best.ckpt")) as client:
+        yield f"http://127.0.0.1:{client.port}/"
+
+
+@pytest.fixture(scope="module")
+def five(sample: DigitsDataModule) -> np.ndarray:
+    """A real 5, (28, 28)."""
+    test = sample.splits.test
+    return test.images[(test.target == 5).nonzero()[0, 0], 0].numpy()
+
+
+@pytest.fixture(scope="module")
+def browser(five: np.ndarray, tmp_path_factory: pytest.TempPathFactory):
+    """Chromium, before whose camera the 5 is held."""
+    film = tmp_path_factory.mktemp("camera") / "five.mjpeg"
+    sheet = Image.new("RGB", (640, 480), (225, 222, 214))
+    digit = Image.fromarray(255 - five).resize((200, 200), Image.Resampling.BICUBIC).convert("RGB")
+    sheet.paste(Image.blend(digit, Image.new("RGB", digit.size, (225, 222, 214)), 0.3), (220, 140))
+    sheet.save(film, "JPEG", quality=95)  # a film of one frame
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",  # which containers do not allow
+                "--use-fake-device-for-media-stream",
+                f"--use-file-for-fake-video-capture={film}",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page opened in a window of its own, and what it asked for and complained of."""
+
+    def __init__(self, browser, url: str, **settings: object) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1120, "height": 800}} | settings)
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(10_000)
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(url)
+        expect(self.page.locator("#model")).not_to_be_empty()
+
+    def draw(self, digit: str, left: float = 0, size: float = 1) -> None:
+        """Draws with the mouse; `left` and `size` in heights of the sheet."""
+        box = self.page.locator("#sheet").bounding_box()
+        height, mouse = box["height"], self.page.mouse
+        for stroke in STROKES[digit]:
+            points = [
+                (box["x"] + (left + size * x) * height, box["y"] + ((1 - size) / 2 + size * y) * height)
+                for x, y in stroke
+            ]
+            mouse.move(*points[0])
+            mouse.down()
+            for point in points[1:]:
+                mouse.move(*point, steps=4)
+            mouse.up()
+
+    @property
+    def labels(self) -> playwright.Locator:
+        return self.page.locator(".reading strong")
+
+
+@pytest.fixture
+def visit(browser, url: str) -> Iterator[Visit]:
+    """The page on a desktop's screen. It must ask for nothing elsewhere and have nothing to complain of."""
+    visit = Visit(browser, url)
+    yield visit
+    visit.context.close()
+    assert all(request.startswith((url, "blob:", "data:")) for request in visit.requests), visit.requests
+    assert not visit.complaints
+
+
+@pytest.mark.parametrize("digit", "01347")
+def test_reads_what_is_drawn(visit: Visit, digit: str) -> None:
+    page = visit.page
+    expect(page.locator("#draw-hint")).to_have_text("Draw a digit")
+    visit.draw(digit)
+    expect(visit.labels).to_have_text([digit])
+    expect(page.locator("#bars .best span").first).to_have_text(digit)
+    expect(page.locator("#bars li")).to_have_count(10)
+    shares = [float(text.removesuffix(" %")) for text in page.locator("#bars li :last-child").all_inner_texts()]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+    expect(page.locator("#took")).to_have_text(re.compile(r"28×28 pixels, read in \d+\.\d ms"))
+    expect(page.locator("#spoken")).to_have_text(re.compile(rf"^{digit}, \d"))
+    expect(page.locator("#draw-hint")).to_be_hidden()
+    seen = page.locator(".reading img")
+    assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [28, 28]
+    assert seen.bounding_box()["width"] > 150
+    [frame] = [frame.bounding_box() for frame in page.locator("#boxes i").all()]
+    sheet = page.locator("#sheet").bounding_box()
+    ys = [y for stroke in STROKES[digit] for _, y in stroke]
+    top, bottom = (
+        (frame["y"] - sheet["y"]) / sheet["height"] + offset for offset in (0, frame["height"] / sheet["height"])
+    )
+    assert top == pytest.approx(min(ys) - demo_pen() / 2, abs=0.05)
+    assert bottom == pytest.approx(max(ys) + demo_pen() / 2, abs=0.05)
+
+
+def demo_pen() -> float:
+    [width] = re.findall(r"const PEN = ([\d.]+);", (demo.PAGE / "app.js").read_text())
+    return float(width)
+
+
+def test_answers_while_the_stroke_is_drawn(visit: Visit) -> None:
+    page, box = visit.page, visit.page.locator("#sheet").bounding_box()
+    x, y, height = box["x"], box["y"], box["height"]
+    page.mouse.move(x + 0.5 * height, y + 0.15 * height)
+    page.mouse.down()
+    page.mouse.move(x + 0.5 * height, y + 0.85 * height, steps=10)
+    expect(visit.labels).to_have_text(["1"])  # the button is still down
+    page.mouse.up()
+
+
+def test_undo_and_clear(visit: Visit) -> None:
+    page = visit.page
+    asked = len([request for request in visit.requests if "predict" in request])
+    assert asked == 0  # nothing to read on an empty sheet
+    visit.draw("1")
+    expect(visit.labels).to_have_text(["1"])
+    page.mouse.click(*(page.locator("#sheet").bounding_box()[side] + 60 for side in "xy"))  # a dot
+    expect(page.locator("#boxes i")).to_have_count(1)
+    for undo in (lambda: page.locator("#undo").click(), lambda: page.keyboard.press("z")):
+        undo()
+    expect(visit.labels).to_have_count(0)
+    expect(page.locator("#draw-hint")).to_be_visible()
+    assert page.locator("#bars li :last-child").all_inner_texts() == [""] * 10
+    clears = [
+        lambda: page.locator("#clear").click(),
+        *(lambda key=key: page.keyboard.press(key) for key in ("c", "Escape")),
+    ]
+    for clear in clears:
+        visit.draw("7")
+        expect(visit.labels).to_have_text(["7"])
+        clear()
+        expect(visit.labels).to_have_count(0)
+        expect(page.locator("#draw-hint")).to_be_visible()
+        empty = page.locator("#sheet").evaluate(
+            "async sheet => { for (const _ of [1, 2]) await new Promise(requestAnimationFrame);"
+            " const other = document.createElement('canvas');"
+            " Object.assign(other, { width: sheet.width, height: sheet.height });"
+            " return sheet.toDataURL() === other.toDataURL() }"
+        )
+        assert empty
+
+
+def test_answer_that_comes_after_clear_is_dropped(visit: Visit) -> None:
+    page = visit.page
+    waiting = []
+    page.route("**/predict*", lambda route: waiting.append(route))
+    with page.expect_request("**/predict*"):
+        visit.draw("1")
+    page.wait_for_timeout(100)
+    assert len(waiting) == 1  # one at a time
+    page.keyboard.press("c")
+    waiting[0].continue_()
+    page.wait_for_timeout(300)
+    assert len(waiting) == 1
+    expect(visit.labels).to_have_count(0)
+
+
+def test_several_digits(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_role("switch", name="several digits").check()
+    for place, digit in enumerate("3107"):
+        visit.draw(digit, left=0.1 + 0.7 * place, size=0.75)
+    expect(visit.labels).to_have_text(list("3107"))
+    expect(page.locator("#boxes b")).to_have_text(list("3107"))
+    page.locator(".reading").nth(3).click()
+    expect(page.locator("#bars .best span").first).to_have_text("7")
+    page.locator(".reading").nth(0).click()
+    expect(page.locator("#bars .best span").first).to_have_text("3")
+    page.get_by_role("switch").uncheck()
+    expect(visit.labels).to_have_text(["3"])  # what the square sheet holds is still there
+
+
+def encoded(picture: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a file to upload."""
+
+    def write(content: bytes, name: str = "digit.png") -> Path:
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write
+
+
+def test_upload(visit: Visit, five: np.ndarray, file: Callable[..., Path]) -> None:
+    page = visit.page
+    page.get_by_role("tab", name="Upload").click()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#choose").click()
+    chooser.value.set_files(file(encoded(paper([five]))))
+    expect(visit.labels).to_have_text(["5"])
+    expect(page.locator("#preview")).to_be_visible()
+    frame, stage = page.locator("#boxes i").bounding_box(), page.locator("#stage").bounding_box()
+    for side, length in (("x", "width"), ("y", "height")):
+        assert stage[side] <= frame[side]
+        assert frame[side] + frame[length] <= stage[side] + stage[length]
+    page.locator("#clear").click()
+    expect(visit.labels).to_have_count(0)
+    expect(page.locator("#upload .hint")).to_be_visible()
+    # What the browser cannot show can still be read.
+    page.locator("#file").set_input_files(file(encoded(paper([five]), "TIFF"), "digit.tif"))
+    expect(visit.labels).to_have_text(["5"])
+    expect(page.locator("#preview")).to_be_hidden()
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_dropped_and_pasted_pictures(visit: Visit, five: np.ndarray, way: str) -> None:
+    page = visit.page
+    transfer = page.evaluate_handle(
+        "bytes => { const data = new DataTransfer();"
+        " data.items.add(new File([new Uint8Array(bytes)], 'digit.png', { type: 'image/png' })); return data }",
+        list(encoded(paper([five]))),
+    )
+    if way == "drop":
+        page.locator("#stage").dispatch_event("drop", {"dataTransfer": transfer})
+    else:
+        page.evaluate("data => dispatchEvent(new ClipboardEvent('paste', { clipboardData: data }))", transfer)
+    expect(page.get_by_role("tab", name="Upload")).to_have_attribute("aria-selected", "true")
+    expect(visit.labels).to_have_text(["5"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello", "picture"),
+        (b"", "picture"),
+        (bytes(demo.MOST_BYTES + 1), "digit.png has more than 20 MB."),
+        (encoded(Image.new("L", (200, 200), 255)), "no digit"),
+    ],
+    ids=["text", "empty", "large", "blank"],
+)
+def test_broken_picture_gets_a_message(
+    visit: Visit, five: np.ndarray, file: Callable[..., Path], content: bytes, message: str
+) -> None:
+    page = visit.page
+    page.get_by_role("tab", name="Upload").click()
+    page.locator("#file").set_input_files(file(content))
+    expect(page.locator("#message")).to_contain_text(message)
+    page.locator("#file").set_input_files(file(encoded(paper([five]))))
+    expect(visit.labels).to_have_text(["5"])
+    expect(page.locator("#message")).to_be_hidden()
+    refused = "Failed to load resource: the server responded with a status of 422 (Unprocessable Entity)"
+    assert set(visit.complaints) <= {refused}  # Chromium's own
+    visit.complaints.clear()
+
+
+def test_camera(browser, url: str) -> None:
+    visit = Visit(browser, url, permissions=["camera"])
+    page = visit.page
+    page.get_by_role("tab", name="Camera").click()
+    page.get_by_role("button", name="Start the camera").click()
+    expect(visit.labels).to_have_text(["5"])
+    frames = len(visit.requests)
+    page.wait_for_timeout(600)
+    assert len(visit.requests) > frames  # it goes on by itself
+    page.get_by_role("button", name="Stop the camera").click()
+    expect(visit.labels).to_have_count(0)
+    page.wait_for_timeout(300)
+    frames = len(visit.requests)
+    page.get_by_role("button", name="Start the camera").click()
+    expect(visit.labels).to_have_text(["5"])
+    page.get_by_role("tab", name="Draw").click()  # leaving stops it too
+    expect(visit.labels).to_have_count(0)
+    assert page.evaluate("document.querySelector('video').srcObject") is None
+    assert not visit.complaints
+    visit.context.close()
+
+
+def test_refused_and_missing_camera_get_a_message(browser, url: str) -> None:
+    visit = Visit(browser, url)
+    page = visit.page
+    page.get_by_role("tab", name="Camera").click()
+    fail = (
+        "name => { navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('none found', name) } }"
+    )
+    for name, message in (("NotAllowedError", "may not use the camera"), ("NotFoundError", "none found")):
+        page.evaluate(fail, name)
+        page.locator("#start").click()
+        expect(page.locator("#message")).to_contain_text(message)
+    page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")  # as over plain http
+    page.locator("#start").click()
+    expect(page.locator("#message")).to_contain_text("https")
+    visit.context.close()
+
+
+def test_server_that_is_gone_and_comes_back(browser, url: str) -> None:
+    visit = Visit(browser, url)
+    page = visit.page
+    visit.context.set_offline(True)
+    visit.draw("1")
+    expect(page.locator("#gone")).to_be_visible()
+    visit.context.set_offline(False)
+    expect(visit.labels).to_have_text(["1"])  # without anything else being drawn
+    expect(page.locator("#gone")).to_be_hidden()
+    visit.context.close()
+
+
+def test_by_keyboard(visit: Visit, five: np.ndarray) -> None:
+    page = visit.page
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("tab", name="Draw")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Upload")).to_be_focused()
+    expect(page.locator("#upload")).to_be_visible()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("tab", name="Camera")).to_be_focused()
+    expect(page.locator("#start")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("switch")).to_be_focused()
+    page.keyboard.press("Space")
+    expect(page.get_by_role("switch")).to_be_checked()
+    assert page.get_by_role("switch").evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_by_finger_on_a_telephone(browser, url: str, scheme: str) -> None:
+    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "color_scheme": scheme}
+    visit = Visit(browser, url, **phone)
+    page = visit.page
+    box = page.locator("#sheet").bounding_box()
+    assert box["width"] > 350
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    finger = visit.context.new_cdp_session(page)
+
+    def touch(kind: str, y: float) -> None:
+        points = [] if kind == "touchEnd" else [{"x": box["x"] + box["width"] / 2, "y": box["y"] + y * box["height"]}]
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 0.15)
+    for step in range(1, 11):
+        touch("touchMove", 0.15 + 0.07 * step)
+    touch("touchEnd", 0)
+    expect(visit.labels).to_have_text(["1"])
+    assert page.evaluate("scrollY") == 0  # the finger draws, it does not scroll
+    for text in ("#model", "#took", "#bars li", ".reading strong", "h1"):
+        assert contrast(page, text) >= 4.5
+    assert not visit.complaints
+    visit.context.close()
+
+
+def contrast(page: Page, text: str) -> float:
+    """Of a text to the page's ground, as WCAG 2 has it."""
+    colours = page.evaluate(
+        "text => [document.querySelector(text), document.body].map(getComputedStyle)"
+        ".map((style, i) => i ? style.backgroundColor : style.color)",
+        text,
+    )
+    luminances = []
+    for colour in colours:
+        channels = np.array([int(value) for value in re.findall(r"\d+", colour)[:3]]) / 255
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        luminances.append(float(linear @ [0.2126, 0.7152, 0.0722]))
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
+         "Draw a picture"),
+        (list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"), "Draw a character"),
+    ],
+    ids=["long names", "many"],
+)  # fmt: skip
+@pytest.mark.parametrize("width", [1120, 390])
+def test_other_classes(browser, classifier: ImageClassifier, names: list[str], hint: str, width: int) -> None:
+    facts = ModelFacts("emnist", names, 28, 1, [0.1307], [0.3081])
+    rng = np.random.default_rng(0)
+    other = ImageClassifier(lambda images: rng.normal(size=(len(images), len(names))), facts)
+    with serving(demo.application(other, "best.onnx")) as client:
+        visit = Visit(browser, f"http://127.0.0.1:{client.port}/", viewport={"width": width, "height": 800})
+        page = visit.page
+        expect(page.locator("#draw-hint")).to_have_text(hint)
+        assert page.get_by_role("switch").is_visible() == (len(names) == 47)
+        visit.draw("3")
+        expect(page.locator(".reading strong")).to_be_visible()
+        assert page.locator("#bars li :first-child").all_inner_texts() == names
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        for name in page.locator("#bars li :first-child").all():
+            assert name.evaluate("span => span.scrollWidth <= span.clientWidth")  # none is cut off
+        visit.context.close()

@@ -1,0 +1,68 @@
+"""python -m digits.explain: a picture for each file, and attributions that have the properties of their method."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+from PIL import Image
+
+from digits.checkpoints import load_checkpoint, restore_network
+from digits.data import DigitsDataModule
+from digits.explain import attribution
+from digits.networks import RawPixels
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> RawPixels:
+    path = trained / "checkpoints" / "best.ckpt"
+    return RawPixels(restore_network(load_checkpoint(path), path), [0.1307], [0.3081]).eval()
+
+
+@pytest.mark.parametrize("label", [0, 7])
+def test_integrated_gradients_are_complete(model: RawPixels, sample: DigitsDataModule, label: int) -> None:
+    """They sum up to the difference between the logits of the image and of the black one (the paper's axiom 3)."""
+    image = sample.splits.test.images[3]
+    with torch.inference_mode():
+        difference = (model(image[None]) - model(torch.zeros_like(image)[None]))[0, label].item()
+    weights = attribution(model, image.numpy(), label)
+    assert weights.shape == (28, 28)
+    assert weights.sum() == pytest.approx(difference, abs=0.02 * abs(difference) + 0.05)
+    assert np.abs(weights[image[0].numpy() == 0]).max() == 0  # a pixel as black as the baseline says nothing
+
+
+def test_grad_cam_by_hand(model: RawPixels, sample: DigitsDataModule) -> None:
+    """The last convolution's maps, weighted by the mean gradient of the logit (the paper's equations 1 and 2)."""
+    image = sample.splits.test.images[3]
+    features = {}
+    layer = model.network.features[3]  # the second of the reference network's two convolutions
+    handle = layer.register_forward_hook(lambda _, __, out: features.setdefault("out", out))
+    logit = model(image[None])[0, 4]
+    handle.remove()
+    [gradient] = torch.autograd.grad(logit, features["out"])
+    coarse = (gradient.mean(dim=(2, 3), keepdim=True) * features["out"]).sum(dim=1, keepdim=True)
+    expected = torch.nn.functional.interpolate(coarse, (28, 28), mode="bilinear")[0, 0].detach().numpy()
+    assert attribution(model, image.numpy(), 4, "grad_cam") == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "grad_cam"])
+def test_a_picture_for_each_file(
+    command: Command, trained: Path, sample: DigitsDataModule, tmp_path: Path, method: str
+) -> None:
+    for i in range(2):
+        Image.fromarray(sample.splits.test.images[i, 0].numpy()).save(tmp_path / f"{i}.png")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    words = [f"images='{tmp_path}/?.png'", f"ckpt_path={trained}/checkpoints/best.ckpt", f"method={method}"]
+    outcome = command("digits.explain", *words)
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1] == "error: 1 of 3 files have no answer, as said above"
+    assert sorted(path.name for path in outcome.folder.glob("*.png")) == ["0.png", "1.png"]
+    assert np.asarray(Image.open(outcome.folder / "0.png").convert("L")).std() > 10
+    assert len(outcome.record["answers"]) == 3
+
+
+def test_an_unknown_method(command: Command, trained: Path) -> None:
+    outcome = command("digits.explain", "images=a.png", "method=lime")
+    assert outcome.code == 1
+    assert outcome.err == "error: method=lime: there are integrated_gradients, grad_cam\n"

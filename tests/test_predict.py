@@ -1,0 +1,263 @@
+"""python -m digits.predict, and load_classifier in Python: users' pictures are read, whatever is among them."""
+
+import csv
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, Command
+from PIL import Image
+
+from digits import load_classifier
+from digits.checkpoints import load_checkpoint, restore_network
+from digits.data import DigitsDataModule
+from digits.errors import UserError
+from digits.inference import ModelFacts
+from digits.networks import CNN
+from digits.predict import image_paths, names_for
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained: Path) -> Path:
+    return trained / "checkpoints" / "best.ckpt"
+
+
+def page(digits: list[np.ndarray], side: int = 90, gap: int = 40) -> Image.Image:
+    """Digits (28, 28), light on dark, as dark ink on a white page, in a row."""
+    paper = Image.new("L", (gap + len(digits) * (side + gap), side + 3 * gap), 255)
+    for i, digit in enumerate(digits):
+        ink = Image.fromarray(255 - digit).resize((side, side), Image.Resampling.BICUBIC)
+        paper.paste(ink, (gap + i * (side + gap), gap + i % 2 * gap))
+    return paper
+
+
+@pytest.fixture(scope="module")
+def test_digits(sample: DigitsDataModule) -> dict[int, np.ndarray]:
+    """The first test image of each class."""
+    images, target = sample.splits.test.images[:, 0].numpy(), sample.splits.test.target.numpy()
+    return {digit: images[target == digit][0] for digit in range(10)}
+
+
+@pytest.fixture
+def scans(test_digits: dict[int, np.ndarray], tmp_path: Path) -> Path:
+    """A folder with a page for each digit, `<digit>.png`."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for digit, image in test_digits.items():
+        page([image]).save(folder / f"{digit}.png")
+    return folder
+
+
+def test_a_folder_is_read(command: Command, checkpoint: Path, scans: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.csv"
+    outcome = command("digits.predict", f"ckpt_path={checkpoint}", f"images={scans}", f"output={output}")
+    assert outcome.code == 0, outcome.err
+    assert "runner-up" in outcome.out
+    with output.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file"]).name for row in rows] == [f"{digit}.png" for digit in range(10)]
+    right = [row["label"] == Path(row["file"]).stem for row in rows]
+    assert sum(right) >= 8, rows  # three epochs on 4,000 digits
+    assert all(0.1 < float(row["probability"]) <= 1 for row in rows)
+    assert all(row["label"] != row["runner_up"] for row in rows)
+
+
+def test_json_has_every_class_and_where_the_digit_is(
+    command: Command, checkpoint: Path, scans: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "answers.json"
+    outcome = command("digits.predict", f"ckpt_path={checkpoint}", f"images='{scans}/[07].png'", f"output={output}")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(output.read_text(encoding="utf-8"))
+    assert [Path(row["file"]).name for row in rows] == ["0.png", "7.png"]
+    for row in rows:
+        assert sum(row["probabilities"].values()) == pytest.approx(1)
+        assert row["probabilities"][row["label"]] == row["probability"] == max(row["probabilities"].values())
+        left, top, right, bottom = row["box"]
+        ink = np.argwhere(np.asarray(Image.open(row["file"])) < 128)
+        assert np.abs([left, top] - ink.min(axis=0)[::-1]).max() <= 4
+        assert np.abs([right, bottom] - ink.max(axis=0)[::-1] - 1).max() <= 4
+
+
+def test_a_line_is_read_from_left_to_right(
+    command: Command, checkpoint: Path, test_digits: dict[int, np.ndarray], tmp_path: Path
+) -> None:
+    classifier = load_classifier(checkpoint)
+    number = [9, 0, 2, 1, 0]
+    page([test_digits[digit] for digit in number]).save(tmp_path / "postcode.png")
+    alone = [classifier.predict(page([test_digits[digit]])).label for digit in number]
+    outcome = command("digits.predict", f"ckpt_path={checkpoint}", f"images={tmp_path}/postcode.png", "mode=line")
+    assert outcome.code == 0, outcome.err
+    assert "".join(alone) in outcome.out
+    boxes = [one.box for one in classifier.predict_line(tmp_path / "postcode.png")]
+    assert len(boxes) == 5
+    assert boxes == sorted(boxes)
+
+
+def test_what_the_network_saw_is_saved(command: Command, checkpoint: Path, scans: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "new" / "seen"
+    outcome = command(
+        "digits.predict",
+        f"ckpt_path={checkpoint}",
+        f"images=[{scans}/3.png,{scans}/4.png]",
+        f"save_preprocessed={seen}",
+    )
+    assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in seen.iterdir()) == ["3.png", "4.png"]
+    saved = np.asarray(Image.open(seen / "3.png"))
+    assert saved.shape == (28, 28)
+    assert np.array_equal(saved, load_classifier(checkpoint).predict(scans / "3.png").image[0])
+
+
+def test_a_bad_file_does_not_cost_the_others_their_answers(
+    command: Command, checkpoint: Path, scans: Path, tmp_path: Path
+) -> None:
+    (scans / "broken.png").write_bytes((scans / "1.png").read_bytes()[:90])
+    Image.new("L", (200, 200), 255).save(scans / "blank.png")
+    output = tmp_path / "answers.csv"
+    outcome = command(
+        "digits.predict", f"ckpt_path={checkpoint}", f"images=[{scans},{scans}/none.png]", f"output={output}"
+    )
+    assert outcome.code == 1
+    lines = outcome.err.splitlines()
+    assert len(lines) == 4
+    assert lines[-1] == "error: 3 of 13 files have no answer, as said above"
+    assert [sum(name in line for line in lines) for name in ("broken.png", "blank.png", "none.png")] == [1, 1, 1]
+    assert "no digit found" in next(line for line in lines if "blank.png" in line)
+    with output.open(encoding="utf-8") as file:
+        rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
+    assert len(rows) == 13
+    assert [name for name, row in rows.items() if row["error"]] == ["blank.png", "broken.png", "none.png"]
+    assert rows["0.png"]["label"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["images=/nowhere/a.png"], "/nowhere/a.png: No such file"),
+        (["images='/nowhere/*.png'"], "images=/nowhere/*.png: no file matches"),
+        (["images={empty}"], "no images in this folder"),
+        (["images=[]"], "give a file"),
+        (["images=null"], "give a file"),
+        ([], "images is not set"),
+        (["images={page}", "mode=word"], "mode=word: there are digit, line"),
+        (["images={page}", "output=answers.txt"], "give a file that ends with .csv or .json"),
+        (["images={page}", "output=/nowhere/answers.csv"], "there is no folder /nowhere"),
+        (["images={page}", "ckpt_path=/nowhere/best.ckpt"], "/nowhere/best.ckpt: no such file"),
+        (["images={page}", "ckpt_path=/nowhere/best.onnx"], "/nowhere/best.onnx: No such file"),
+        (["images={page}", "ckpt_path={page}"], "no checkpoint"),
+        (["images={page}", "modes=line"], "modes"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], line: str, command: Command, checkpoint: Path, scans: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    given = [word.format(page=scans / "1.png", empty=tmp_path / "empty") for word in words]
+    outcome = command("digits.predict", f"ckpt_path={checkpoint}", *given)
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert line in outcome.err
+
+
+def test_the_newest_checkpoint_is_taken_and_named(command: Command, trained: Path, scans: Path, tmp_path: Path) -> None:
+    none = command("digits.predict", f"images={scans}/1.png")
+    assert none.code == 1
+    assert "Train one: python train.py" in none.err
+    logs = trained.parents[2]
+    outcome = command("digits.predict", f"images={scans}/1.png", f"log_dir={logs}")  # the later log_dir wins
+    assert outcome.code == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["predict", f"images={scans}/1.png", f"log_dir={logs}"])
+        from digits import predict
+
+        predict.main()
+
+
+def test_no_folder_is_left(command: Command, checkpoint: Path, scans: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    assert command("digits.predict", f"ckpt_path={checkpoint}", f"images={scans}/1.png").code == 0
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_three_lines_of_python(checkpoint: Path, scans: Path) -> None:
+    program = f"""
+from digits import load_classifier
+classifier = load_classifier({str(checkpoint)!r})
+print(classifier.predict({str(scans / "1.png")!r}))
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT)
+    assert answer.stdout.startswith("1 (")
+    assert answer.stderr == ""
+
+
+def test_images_in_the_networks_form_get_the_networks_answer(checkpoint: Path, sample: DigitsDataModule) -> None:
+    images = sample.splits.test.images[:50]
+    opened = load_checkpoint(checkpoint)
+    network = restore_network(opened, checkpoint).eval()
+    with torch.inference_mode():
+        expected = network((images / 255 - 0.1307) / 0.3081).softmax(dim=1).numpy()
+    assert load_classifier(checkpoint).probabilities(images.numpy()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_plain_weights(trained: Path, checkpoint: Path, sample: DigitsDataModule, tmp_path: Path) -> None:
+    images = sample.splits.test.images[:50].numpy()
+    expected = load_classifier(checkpoint).probabilities(images)
+    assert load_classifier(trained / "mnist_cnn_model.pth").probabilities(images) == pytest.approx(expected, abs=1e-6)
+    torch.save(CNN(channels=[8, 8, 8]).state_dict(), tmp_path / "small.pth")
+    assert load_classifier(tmp_path / "small.pth", CNN(channels=[8, 8, 8])).probabilities(images).shape == (50, 10)
+    with pytest.raises(UserError, match=r"small\.pth: no weights of CNN.*network=CNN"):
+        load_classifier(tmp_path / "small.pth")
+    with pytest.raises(UserError, match=r"none\.pth: no such file"):
+        load_classifier(tmp_path / "none.pth")
+    with pytest.raises(UserError, match="a checkpoint brings its own"):
+        load_classifier(checkpoint, CNN())
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["bad.ckpt", "bad.pth", "bad.onnx"])
+def test_a_payload_is_refused_and_not_run(name: str, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    torch.save({"state_dict": Payload(touched)}, tmp_path / "bad.zip")
+    (tmp_path / name).write_bytes((tmp_path / "bad.zip").read_bytes())
+    with pytest.raises(UserError, match=name):
+        load_classifier(tmp_path / name)
+    (tmp_path / name).write_bytes(pickle.dumps(Payload(touched)))
+    with pytest.raises(UserError, match=name):
+        load_classifier(tmp_path / name)
+    assert not touched.exists()
+    torch.load(tmp_path / "bad.zip", weights_only=False)  # it is a payload indeed
+    assert touched.exists()
+
+
+def test_names() -> None:
+    paths = [Path("a/1.png"), Path("b/1.jpg"), Path("2.png")]
+    assert names_for(paths) == ["1-1", "1-2", "2"]
+
+
+def test_paths(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (scans / "notes.txt").write_text("no image")
+    (scans / "odd [1].png").write_bytes(b"")
+    assert len(image_paths(str(scans))) == 11
+    assert image_paths(str(scans / "odd [1].png")) == [scans / "odd [1].png"]
+    monkeypatch.chdir(scans.parent)
+    assert image_paths("**/[12].png") == [Path("scans/1.png"), Path("scans/2.png")]
+
+
+def test_facts_travel_as_json() -> None:
+    facts = ModelFacts("mnist", ["a", "ü"], 28, 1, [0.1], [0.2])
+    assert ModelFacts(**json.loads(facts.to_json())) == facts
+    assert not facts.are_digits
