@@ -11,7 +11,7 @@ from PIL import Image
 from digits.checkpoints import load_checkpoint, restore_network
 from digits.data import DigitsDataModule
 from digits.explain import attribution
-from digits.networks import RawPixels
+from digits.networks import CNN, DenseNet, RawPixels, ResNet18
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,14 @@ def test_integrated_gradients_are_complete(model: RawPixels, sample: DigitsDataM
 
 
 def test_grad_cam_by_hand(model: RawPixels, sample: DigitsDataModule) -> None:
-    """The last convolution's maps, weighted by the mean gradient of the logit (the paper's equations 1 and 2)."""
+    """The last feature maps, weighted by the mean gradient of the logit (the paper's equations 1 and 2)."""
     image = sample.splits.test.images[3]
     features = {}
-    layer = model.network.features[3]  # the second of the reference network's two convolutions
-    handle = layer.register_forward_hook(lambda _, __, out: features.setdefault("out", out))
+    handle = model.network.features.register_forward_hook(lambda _, __, out: features.setdefault("out", out))
     logit = model(image[None])[0, 4]
     handle.remove()
     [gradient] = torch.autograd.grad(logit, features["out"])
-    coarse = (gradient.mean(dim=(2, 3), keepdim=True) * features["out"]).sum(dim=1, keepdim=True)
+    coarse = (gradient.mean(dim=(2, 3), keepdim=True) * features["out"]).sum(dim=1, keepdim=True).relu()
     expected = torch.nn.functional.interpolate(coarse, (28, 28), mode="bilinear")[0, 0].detach().numpy()
     assert attribution(model, image.numpy(), 4, "grad_cam") == pytest.approx(expected, abs=1e-5)
 
@@ -60,6 +59,17 @@ def test_a_picture_for_each_file(
     assert sorted(path.name for path in outcome.folder.glob("*.png")) == ["0.png", "1.png"]
     assert np.asarray(Image.open(outcome.folder / "0.png").convert("L")).std() > 10
     assert len(outcome.record["answers"]) == 3
+
+
+@pytest.mark.parametrize(
+    "network", [CNN(channels=[8, 8, 8]), ResNet18(), DenseNet()], ids=lambda one: type(one).__name__
+)
+@pytest.mark.parametrize("method", ["integrated_gradients", "grad_cam"])
+def test_every_network_has_attributions(network: torch.nn.Module, method: str, sample: DigitsDataModule) -> None:
+    model = RawPixels(network, [0.1307], [0.3081]).eval()
+    weights = attribution(model, sample.splits.test.images[3].numpy(), 4, method)
+    assert weights.shape == (28, 28)
+    assert np.isfinite(weights).all()
 
 
 def test_an_unknown_method(command: Command, trained: Path) -> None:

@@ -24,6 +24,7 @@ COMMANDS = [line.partition("  #")[0].strip() for block in BLOCKS for line in blo
 MEASURED = {
     "make benchmark": ["benchmarks.epoch_time", "--rounds", "1"],
     "python -m benchmarks.accuracy": ["benchmarks.accuracy", "--rows", "fast", "--seeds", "1"],
+    "python -m benchmarks.inference": ["benchmarks.inference", "--rounds", "1"],
 }
 CI = (PROJECT / ".ci" / "run").read_text()
 
@@ -32,7 +33,7 @@ CI = (PROJECT / ".ci" / "run").read_text()
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like the project, whose logs are its own."""
     folder = tmp_path_factory.mktemp("workspace")
-    for name in ("train.py", "eval.py", "benchmarks", "src", "configs", "pyproject.toml", "Makefile", "README.md"):
+    for name in ("train.py", "eval.py", "benchmarks", "src", "configs", "docs", "pyproject.toml", "Makefile", "README.md"):
         (folder / name).symlink_to(PROJECT / name)
     return folder
 

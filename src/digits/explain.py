@@ -74,7 +74,8 @@ def attribution(model: "nn.Module", image: np.ndarray, label: int, method: str =
 
     Integrated gradients (Sundararajan et al., https://arxiv.org/abs/1703.01365) go from the black image to this one,
     and sum up to the difference of the class's logits between the two. Grad-CAM (Selvaraju et al.,
-    https://arxiv.org/abs/1610.02391) weighs the maps of the last convolution, and is as coarse as they are.
+    https://arxiv.org/abs/1610.02391) weighs the last feature maps, is as coarse as they are, and shows only what speaks
+    for a class.
 
     Args:
         model: from pixels in 0..255 to logits: `RawPixels`.
@@ -87,16 +88,29 @@ def attribution(model: "nn.Module", image: np.ndarray, label: int, method: str =
     """
     import torch
     from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam
-    from torch import nn
 
     pixels = torch.from_numpy(image).float()[None]  # (1, C, H, W)
     if method == "grad_cam":
-        layer = [module for module in model.modules() if isinstance(module, nn.Conv2d)][-1]
-        coarse = LayerGradCam(model, layer).attribute(pixels, target=label)
+        coarse = LayerGradCam(model, _feature_maps(model.network)).attribute(
+            pixels, target=label, relu_attributions=True
+        )
         parts = LayerAttribution.interpolate(coarse, pixels.shape[2:], "bilinear")
     else:
         parts = IntegratedGradients(model).attribute(pixels, target=label, n_steps=100, internal_batch_size=25)
     return parts[0].sum(dim=0).detach().float().numpy()
+
+
+def _feature_maps(network: "nn.Module") -> "nn.Module":
+    """The part that gives the last maps (C, H, W) before the classes: `features` here and in torchvision, `layer4` in
+    its ResNets.
+
+    Raises:
+        UserError: if the network has neither.
+    """
+    for name in ("features", "layer4"):
+        if hasattr(network, name):
+            return getattr(network, name)
+    raise UserError(f"method=grad_cam: {type(network).__name__} has no `features`; take integrated_gradients")
 
 
 if __name__ == "__main__":
