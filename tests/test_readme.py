@@ -33,7 +33,8 @@ CI = (PROJECT / ".ci" / "run").read_text()
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like the project, whose logs are its own."""
     folder = tmp_path_factory.mktemp("workspace")
-    for name in ("train.py", "eval.py", "benchmarks", "src", "configs", "docs", "pyproject.toml", "Makefile", "README.md"):
+    names = ("train.py", "eval.py", "benchmarks", "src", "configs", "docs", "Makefile", "README.md", "pyproject.toml")
+    for name in names:
         (folder / name).symlink_to(PROJECT / name)
     return folder
 
