@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
-from digits.cli import check_overrides, entry_point
+from digits.cli import check_overrides, check_targets, entry_point
 from digits.errors import UserError
 from digits.processes import check_processes
 from digits.record import RunRecord
@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
     with RunRecord(folder) as record:
         record.save_config(cfg)
         check_overrides(cfg)
+        check_targets(cfg)
         paths = list(cfg.ckpt_path) if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path]
         if not (paths and all(paths)):
             raise UserError("ckpt_path is not set: give ckpt_path=logs/train/runs/<run>/checkpoints/best.ckpt")

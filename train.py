@@ -1,17 +1,18 @@
 """Trains, tests and reports:  python train.py optimizer=sgd trainer.max_epochs=25"""
 
 import logging
+import shlex
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from digits.cli import check_overrides, entry_point
+from digits.cli import check_overrides, check_targets, entry_point
 from digits.errors import UserError
 from digits.files import whole
 from digits.processes import check_processes
-from digits.record import RunRecord, read_record, tested_checkpoint
+from digits.record import RunRecord, tested_checkpoint
 from digits.stop import Stop
 from digits.sweeps import job_overrides, resumed_config
 
@@ -22,18 +23,17 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> float | None:
     """Leaves a run's folder behind and returns the best val/acc, for sweeps to maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    before = read_record(folder) if cfg.resume else {}
-    with RunRecord(folder, go_on=f"python train.py resume={folder}", before=before) as record, Stop() as stop:
+    go_on = shlex.join(["python", "train.py", f"resume={folder}"])
+    with RunRecord(folder, go_on=go_on, resumed=bool(cfg.resume)) as record, Stop() as stop:
         check_overrides(cfg)
         if cfg.resume:
             cfg, planned_epochs = resumed_config(cfg)
-            if before.get("status") == "completed" and cfg.trainer.max_epochs <= planned_epochs:
-                log.info(
-                    "finished: %s. To go on, give more epochs than %s: trainer.max_epochs=", folder, planned_epochs
-                )
-                return before.get("val/acc")
-        record.save_config(cfg)
+            if record.before.get("status") == "completed" and cfg.trainer.max_epochs <= planned_epochs:
+                log.info("finished: %s. More epochs than %s would go on: trainer.max_epochs=", folder, planned_epochs)
+                return record.before.get("val/acc")
+        check_targets(cfg)
         record.update(seed=cfg.seed, overrides=job_overrides())
+        record.save_config(cfg)
 
         # Here and not above: they take seconds, for which --help and a mistyped key should not wait.
         import lightning as L
@@ -53,9 +53,11 @@ def main(cfg: DictConfig) -> float | None:
 
         # Where an earlier process was cut off, if this one goes on with its run (one of several looks there too)
         cut_off = Path(cfg.resume or folder, "checkpoints", "last.ckpt")
-        go_on = load_checkpoint(cut_off) if cfg.resume and cut_off.exists() else None
-        # What was logged after that point comes again.
-        logged = {"tensorboard": {"purge_step": go_on["global_step"]}} if go_on else {}
+        position = load_checkpoint(cut_off) if cfg.resume and cut_off.exists() else None
+        step = position["global_step"] if position else 0
+        # What was logged after that step comes again; Lightning's CSVLogger would delete what it finds.
+        resumed_loggers = {"tensorboard": {"purge_step": step}, "csv": {"version": f"resumed_at_step_{step}"}}
+        logged = resumed_loggers if cfg.resume else {}
 
         # Device
         device_type = hardware.device_type(cfg.trainer.accelerator)
@@ -92,14 +94,14 @@ def main(cfg: DictConfig) -> float | None:
         check_monitors(cfg, validated=bool(len(data.splits.val) and cfg.trainer.limit_val_batches))
 
         # Tune: what is found goes into the config, as if it had been given
-        if cfg.find_batch_size and not go_on:
+        if cfg.find_batch_size and not position:
             found = tuning.find_batch_size(make_classifier(cfg, data), data, tuning.probe(trainer, folder))
             cfg.data.batch_size = data.batch_size = found
             log.info("find_batch_size: data.batch_size=%s", found)
-        if cfg.find_lr and not go_on:
+        if cfg.find_lr and not position:
             cfg.optimizer.lr = tuning.find_lr(make_classifier(cfg, data), data, tuning.probe(trainer, folder))
             log.info("find_lr: optimizer.lr=%s", cfg.optimizer.lr)
-        if (cfg.find_batch_size or cfg.find_lr) and not go_on:
+        if (cfg.find_batch_size or cfg.find_lr) and not position:
             L.seed_everything(cfg.seed, workers=True, verbose=False)
         record.save_config(cfg)
 
@@ -114,7 +116,7 @@ def main(cfg: DictConfig) -> float | None:
 
         # Fit
         with logging_redirect_tqdm():
-            trainer.fit(classifier, data, ckpt_path=cut_off if go_on else None, weights_only=True)
+            trainer.fit(classifier, data, ckpt_path=cut_off if position else None, weights_only=True)
         record.update(epochs=len(history.rows), train_seconds=round(sum(row["seconds"] for row in history.rows), 2))
         if not history.rows:
             log.warning("NOT TRAINED: no epoch was run; what follows is about the weights as they began")

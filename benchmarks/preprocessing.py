@@ -3,7 +3,7 @@
     python -m benchmarks.preprocessing                              the newest training's checkpoint
     python -m benchmarks.preprocessing a/best.ckpt b/best.ckpt      mean ± sd over several
 
-The digits are scikit-learn's `load_digits`: 1,797 of 43 writers, 8×8 pixels; each is scaled up by its own factor and
+The digits are scikit-learn's `load_digits`: 1,797 of 13 writers, 8×8 pixels; each is scaled up by its own factor and
 lies somewhere on a page of its own size. Where MNIST is on disk, its test images go through the same preprocessing.
 """
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT, Command
+from omegaconf import OmegaConf
 
 ERRORS = {
     "optimizr=sgd": "there is no key optimizr. Did you mean optimizer?",
@@ -221,3 +223,29 @@ def test_quick_answers_import_nothing_slow(script: str, words: list[str], expect
     answer = run("-c", QUICK.format(script=script, words=[*words, *needed, f"log_dir={tmp_path}"]))
     assert "slow imports: set()" in answer.stdout, answer.stderr
     assert expected in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("os.system", "subprocess.run", "builtins.eval", "builtins.exec", "shutil.rmtree", "pickle.loads"),
+        *("torch.os.system", "digits.record.subprocess.run", "torch.hub.load", "torch.load", "torch", "lightning"),
+    ],
+)
+def test_a_config_cannot_name_other_code(command: Command, target: str) -> None:
+    outcome = command("train", "data=mnist5k", f"optimizer._target_={target}")
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"error: optimizer._target_={target}: may not be made here")
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_strangers_run_cannot_either(command: Command, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    config = OmegaConf.load(folder / "config.yaml")
+    config.augmentation = {"_target_": "os.mkdir", "path": str(tmp_path / "touched")}
+    OmegaConf.save(config, folder / "config.yaml")
+    outcome = command("train", f"resume={folder}", "trainer.max_epochs=9")
+    assert outcome.code == 1
+    assert "augmentation._target_=os.mkdir: may not be made here" in outcome.err
+    assert not (tmp_path / "touched").exists()

@@ -121,7 +121,7 @@ def test_other_test_images_do_not_compare(command: Command, trained: Path, capsy
         (["{best}", "nowhere.ckpt"], "nowhere.ckpt: no such file"),
         (["nowhere"], "nowhere: no such folder"),
         (["{trained}/checkpoints"], "checkpoints: no training run"),
-        (["{trained}", "--csv", "/no/such/folder/x.csv"], "/no/such/folder/x.csv.part: No such file"),
+        (["{trained}", "--csv", "/no/such/folder/x.csv"], "/no/such/folder/x.csv: No such file"),
     ],
 )
 def test_what_does_not_compare(words: list[str], message: str, trained: Path, capsys: pytest.CaptureFixture) -> None:

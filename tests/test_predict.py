@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -169,14 +172,21 @@ def test_the_newest_checkpoint_is_taken_and_named(command: Command, trained: Pat
     none = command("digits.predict", f"images={scans}/1.png")
     assert none.code == 1
     assert "Train one: python train.py" in none.err
-    logs = trained.parents[2]
-    outcome = command("digits.predict", f"images={scans}/1.png", f"log_dir={logs}")  # the later log_dir wins
-    assert outcome.code == 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["predict", f"images={scans}/1.png", f"log_dir={logs}"])
-        from digits import predict
+    older, newer = (tmp_path / "logs" / "train" / "runs" / name / "checkpoints" for name in ("b", "a"))
+    for age, folder in ((100, older), (10, newer)):
+        shutil.copytree(trained / "checkpoints", folder)
+        os.utime(folder / "best.ckpt", (time.time() - age,) * 2)
+    outcome = command("digits.predict", f"images={scans}/1.png")
+    assert outcome.code == 0, outcome.err
+    assert f"of:     {newer / 'best.ckpt'}" in outcome.out
 
-        predict.main()
+
+def test_pictures_are_not_written_over(command: Command, checkpoint: Path, scans: Path) -> None:
+    before = (scans / "3.png").read_bytes()
+    outcome = command("digits.predict", f"ckpt_path={checkpoint}", f"images={scans}", f"save_preprocessed={scans}")
+    assert outcome.code == 1
+    assert "the pictures themselves are there" in outcome.err
+    assert (scans / "3.png").read_bytes() == before
 
 
 def test_no_folder_is_left(command: Command, checkpoint: Path, scans: Path, tmp_path: Path, monkeypatch) -> None:
@@ -245,7 +255,8 @@ def test_a_payload_is_refused_and_not_run(name: str, tmp_path: Path) -> None:
 
 def test_names() -> None:
     paths = [Path("a/1.png"), Path("b/1.jpg"), Path("2.png")]
-    assert names_for(paths) == ["1-1", "1-2", "2"]
+    assert names_for(paths) == ["0001_1", "0002_1", "0003_2"]
+    assert names_for(paths[1:]) == ["1", "2"]
 
 
 def test_paths(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def assert_same(resumed: Outcome, whole: Outcome, best: bool = True) -> None:
         (16, ["callbacks=[ema,early_stopping,throughput,lr_monitor]", "scheduler=plateau"]),
         (16, ["trainer.accumulate_grad_batches=3", "scheduler=step", "optimizer=rmsprop"]),
         (20, ["data.num_workers=1", "scheduler=cosine", "optimizer=adamw"]),
-        (24, ["data.val_size=0", "model.batch_norm=true"]),
+        (24, ["data.val_size=0", "model.batch_norm=true", "logger=[tensorboard,csv]"]),
     ],
 )
 def test_it_ends_as_if_it_had_not_been_cut(command: Command, cut_run, steps: int, words: list[str]) -> None:
@@ -130,13 +130,13 @@ def test_before_the_first_checkpoint_it_begins_anew(command: Command, cut_run) -
 
 def test_a_finished_run_says_so_and_takes_more_epochs(command: Command) -> None:
     first = command("train", *SMALL, "trainer.max_epochs=2")
-    before = {path: path.read_bytes() for path in first.folder.rglob("*.ckpt")}
+    before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file() and path.suffix != ".log"}
     again = command("train", f"resume={first.folder}")
     assert again.code == 0
     assert "finished: " in again.out
     assert again.record["status"] == "completed"
     assert again.record["test/acc"] == first.record["test/acc"]
-    assert {path: path.read_bytes() for path in first.folder.rglob("*.ckpt")} == before
+    assert {path: path.read_bytes() for path in before} == before
 
     more = command("train", f"resume={first.folder}", "trainer.max_epochs=3")
     assert more.code == 0, more.err
@@ -156,10 +156,13 @@ def test_a_finished_run_says_so_and_takes_more_epochs(command: Command) -> None:
 )
 def test_what_would_be_another_experiment_is_refused(command: Command, cut_run, words: list[str], line: str) -> None:
     folder = cut_run(3, "scheduler=onecycle")
+    before = (folder / "metrics.json").read_bytes()
     outcome = command("train", f"resume={folder}", *words)
     assert outcome.code == 1
     assert outcome.err.count("\n") == 1
     assert line in outcome.err
+    assert (folder / "metrics.json").read_bytes() == before
+    assert command("train", f"resume={folder}").code == 0  # what was refused is forgotten
 
 
 def test_no_such_run(command: Command, tmp_path: Path) -> None:
@@ -183,3 +186,16 @@ def test_a_dead_process_is_told_from_a_live_one(cut_run) -> None:
     assert f"resume={folder}" in compare([folder])
     with FileLock(folder / ".lock"):
         assert "crashed" not in compare([folder])
+
+
+def test_a_run_that_stopped_early_stays_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    early = ["callbacks=early_stopping", "callbacks.early_stopping.min_delta=9", "callbacks.early_stopping.patience=1"]
+    words = [*SMALL, "trainer.max_epochs=6", *early]
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "test_step", lambda *_: (_ for _ in ()).throw(Cut))
+        with pytest.raises(Cut):
+            command("train", *words)
+    resumed = command("train", "resume=last")
+    whole = command("train", *words)
+    assert whole.record["epochs"] == 2
+    assert_same(resumed, whole)

@@ -202,7 +202,7 @@ def test_unfinished_and_damaged_runs_are_listed(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "metrics.json").write_text(content)
     summary = write_summary(tmp_path)
-    assert [run.status for run in summary.incomplete] == ["running", "interrupted", "pruned", *["unreadable"] * 3]
+    assert [run.status for run in summary.incomplete] == ["crashed", "interrupted", "pruned", *["unreadable"] * 3]
     assert summary.failed == 5
     assert summary.differing == {"optimizer": ["adam", "sgd"]}
     assert r"a \| b" in (tmp_path / "summary.md").read_text()

@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +39,7 @@ FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE_ERRORS not 
 ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
 AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches")
 # Launchers of packages that only some need.
+MAY_BE_MADE = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "kornia")
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 
@@ -100,7 +101,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             # Under `uv run`, Ray would copy the project for its jobs and build their environment anew, without extras.
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
             try:
-                sys.argv = [sys.argv[0], *_words(sys.argv[1:])]
+                sys.argv = [sys.argv[0], *_words(sys.argv[1:], config_name)]
                 if not FULL_ERRORS:
                     # Has Hydra hand its errors on.
                     os.environ |= {"HYDRA_FULL_ERROR": "1", ONE_LINE_ERRORS: "1"}
@@ -123,7 +124,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
-def _words(words: list[str]) -> list[str]:
+def _words(words: list[str], config_name: str) -> list[str]:
     """The command line to run, where that is not the one that was given.
 
     Raises:
@@ -134,15 +135,19 @@ def _words(words: list[str]) -> list[str]:
         # Hydra knows it in front of the overrides, or behind them, but not between them.
         words = ["--multirun", *(word for word in words if word not in ("-m", "--multirun"))]
     _check_words(words)
+    asked = {key: value.strip("'\"") for key, _, value in (word.partition("=") for word in words) if value != "null"}
+    if config_name != "train":
+        return processes.secondary_words(words) if processes.is_secondary() else words
+    if "resume" in asked and not processes.started_by_lightning():
+        # Of several processes that torchrun or SLURM started, each finds the run by itself.
+        resumed = sweeps.resumed_run_words([word for word in words if word != "--multirun"], asked["resume"])
+        words = resumed if "--multirun" not in words and "resume_sweep" not in asked else words
     if processes.is_secondary():
         return processes.secondary_words(words)
-    asked = {key: value.strip("'\"") for key, _, value in (word.partition("=") for word in words) if value != "null"}
     if "resume" in asked and ("resume_sweep" in asked or "--multirun" in words):
         raise UserError(
             f"resume={asked['resume']}: goes on with one run. A sweep goes on with resume_sweep=<its folder>"
         )
-    if "resume" in asked:
-        return sweeps.resumed_run_words(words, asked["resume"])
     return sweeps.resumed_words(words, asked["resume_sweep"]) if "resume_sweep" in asked else words
 
 
@@ -267,6 +272,38 @@ def _known_keys(config_name: str) -> list[str]:
         except HydraException:
             continue
     return []
+
+
+def check_targets(cfg: DictConfig) -> None:
+    """What a config has made (`_target_`) is a class of the libraries that the configs use, or this project's own.
+
+    A run's config.yaml may come from anywhere, and Hydra would call whatever it names. The object counts, not only its
+    name: `torch.os.system` is none of torch's.
+
+    Raises:
+        UserError: naming the key.
+    """
+    from hydra._internal.utils import _locate
+
+    for key, target in _targets(OmegaConf.to_container(cfg, resolve=False)):
+        found = None
+        if str(target).partition(".")[0] in MAY_BE_MADE:
+            try:
+                found = _locate(str(target))
+            except Exception:  # a module that is not there, or fails when it is imported: it says so when it is made
+                continue
+        home = str(getattr(found, "__module__", ""))
+        ours = home.startswith("digits.") and callable(found)
+        if not (ours or (isinstance(found, type) and home.partition(".")[0] in MAY_BE_MADE)):
+            raise UserError(f"{key}={target}: may not be made here; classes of {', '.join(MAY_BE_MADE)} may")
+
+
+def _targets(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    for key, value in items:
+        if key == "_target_":
+            yield f"{prefix}{key}", value
+        yield from _targets(value, f"{prefix}{key}.")
 
 
 def _choices(words: Sequence[str]) -> list[str]:

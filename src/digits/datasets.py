@@ -5,6 +5,7 @@ import functools
 import gzip
 import hashlib
 import logging
+import math
 import socket
 import tempfile
 import zlib
@@ -219,8 +220,15 @@ def parse_idx(content: bytes) -> np.ndarray:
     if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTE]):
         raise ValueError("not an IDX file of unsigned bytes")
     dimensions = content[3]
-    shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4)
-    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
+    start = 4 + 4 * dimensions
+    if len(content) < start:
+        raise ValueError(f"an IDX header of {dimensions} dimensions needs {start} bytes, there are {len(content)}")
+    shape = [int(size) for size in np.frombuffer(content, dtype=">u4", count=dimensions, offset=4)]
+    announced, there = math.prod(shape), len(content) - start
+    if there != announced:
+        sizes = "×".join(map(str, shape))
+        raise ValueError(f"an IDX file of {sizes} has {announced:,} bytes of values, there are {there:,}")
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy()
 
 
 def _fetch(path: Path, md5: str, mirrors: Sequence[str], read: Callable[[], bytes]) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
+from digits.files import whole
 from digits.predict import answer, image_paths, names_for, report_failures
 from digits.record import RunRecord
 
@@ -38,14 +39,14 @@ def main(cfg: DictConfig) -> None:
         from digits.inference import ModelFacts, newest_checkpoint, torch_classifier
         from digits.networks import RawPixels
 
-        checkpoint_path = cfg.ckpt_path or newest_checkpoint(cfg.log_dir)
+        checkpoint_path = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
         checkpoint = load_checkpoint(checkpoint_path)
         facts = ModelFacts.of(checkpoint["hyper_parameters"]["data"])
         network = restore_network(checkpoint, checkpoint_path)
         classifier = torch_classifier(network, facts)
         model = RawPixels(network, facts.mean, facts.std).float().eval()
         log.info("of:     %s, trained on %s", checkpoint_path, facts.dataset)
-        record.update(ckpt_path=str(checkpoint_path))
+        record.update(ckpt_path=checkpoint_path)
 
         answers = []
         for path, name in zip(tqdm(paths, unit="image", leave=False, disable=None), names_for(paths), strict=True):
@@ -60,7 +61,8 @@ def main(cfg: DictConfig) -> None:
             maps = [attribution(model, prediction.image, facts.class_names.index(label), cfg.method) for label in named]
             title = f"{path.name}: what speaks for and against, by {METHODS[cfg.method]}"
             figure = figures.explanation(prediction.image, named, maps, title)
-            figure.savefig(folder / f"{name}.png", dpi=110)
+            with whole(folder / f"{name}.png") as part:
+                figure.savefig(part, dpi=110)
             log.info("%s: %s", path, prediction)
         record.update(
             answers={str(one.path): str(one.predictions[0] if one.predictions else one.error) for one in answers}

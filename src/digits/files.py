@@ -27,7 +27,7 @@ def whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         if error.errno not in FULL:
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the temporary name tells nobody anything
         free = shutil.disk_usage(path.parent).free / 2**20
         raise UserError(
             f"{path}: no room to write it ({error.strerror}; {free:,.1f} MiB are free). Make room, and start again"

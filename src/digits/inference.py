@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from digits.errors import UserError
-from digits.preprocess import Found, Picture, find_image, find_images, form_of, read_picture
+from digits.pictures import Picture, read_picture
+from digits.preprocess import Found, find_image, find_images, form_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -192,6 +193,11 @@ def onnx_classifier(model: bytes, path: str | Path) -> ImageClassifier:
     try:
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         facts = ModelFacts(**json.loads(session.get_modelmeta().custom_metadata_map["digits"]))
+        blank = np.zeros((1, facts.channels, facts.image_size, facts.image_size), dtype=np.uint8)
+        [answer] = session.run(None, {"pixels": blank})
+        if answer.shape != (1, len(facts.class_names)):
+            raise ValueError("as many answers as class names are expected")
+        form_of(facts.dataset, facts.image_size, facts.channels)
     except Exception as error:  # a damaged file can break the parser anywhere
         raise UserError(
             f"{path}: no ONNX model that python -m digits.export wrote, or a damaged one ({type(error).__name__})"

@@ -46,7 +46,8 @@ def read_picture(picture: Picture) -> Image.Image:
                 return _read_file(io.BytesIO(picture), name)
             case Image.Image():
                 _check(picture, name)
-                return _plain(ImageOps.exif_transpose(picture), picture.size)
+                upright = ImageOps.exif_transpose(picture)
+                return _plain(upright, upright.size)
             case np.ndarray():
                 return _read_array(picture, name)
     except PictureError:

@@ -5,7 +5,6 @@ import glob
 import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,19 +40,22 @@ def main(cfg: DictConfig) -> None:
     check_overrides(cfg)
     if cfg.mode not in MODES:
         raise UserError(f"mode={cfg.mode}: there are {', '.join(MODES)}")
-    output = cfg.output and Path(cfg.output).expanduser()
+    output = cfg.output and Path(str(cfg.output)).expanduser()
     if output and output.suffix not in OUTPUTS:
         raise UserError(f"output={cfg.output}: give a file that ends with {' or '.join(OUTPUTS)}")
     if output and not output.absolute().parent.is_dir():
         raise UserError(f"output={cfg.output}: there is no folder {output.parent}")
     paths = image_paths(cfg.images)
+    seen = cfg.save_preprocessed and Path(str(cfg.save_preprocessed)).expanduser()
+    if seen and seen.resolve() in {path.resolve().parent for path in paths}:
+        raise UserError(f"save_preprocessed={seen}: the pictures themselves are there. Give another folder")
 
     from tqdm import tqdm
 
     from digits.console import as_text
     from digits.inference import load_classifier, newest_checkpoint
 
-    checkpoint = cfg.ckpt_path or newest_checkpoint(cfg.log_dir)
+    checkpoint = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
     classifier = load_classifier(checkpoint)
     log.info("of:     %s, trained on %s", checkpoint, classifier.facts.dataset)
     read = classifier.predict_line if cfg.mode == "line" else lambda path: [classifier.predict(path)]
@@ -62,8 +64,9 @@ def main(cfg: DictConfig) -> None:
         answers.append(answer(path, read))
 
     log.info("%s", as_text(_table(answers, cfg.mode, "digit" if classifier.facts.are_digits else "class")))
-    if cfg.save_preprocessed:
-        log.info("what the network saw: %s", _save_preprocessed(answers, Path(cfg.save_preprocessed).expanduser()))
+    if seen:
+        _save_preprocessed(answers, seen)
+        log.info("what the network saw: %s", seen)
     if output:
         write = _write_json if output.suffix == ".json" else _write_csv
         write(answers, output)
@@ -81,6 +84,9 @@ def answer(path: Path, read: Callable[[Path], "list[Prediction]"]) -> Answer:
         return Answer(path, error=f"{path}: {error}")
     except UserError as error:
         return Answer(path, error=str(error))
+    except Exception as error:  # one picture that surprises must not cost the others their answers
+        reason = " ".join(str(error).split())
+        return Answer(path, error=f"{path}: cannot be read ({type(error).__name__}: {reason}). Please report it")
 
 
 def image_paths(images: Any) -> list[Path]:
@@ -131,9 +137,9 @@ def report_failures(answers: list[Answer]) -> None:
 
 
 def names_for(paths: list[Path]) -> list[str]:
-    """A name for what is written of each file: its own without the suffix, numbered where two are alike."""
-    count = Counter(path.stem for path in paths)
-    return [path.stem if count[path.stem] == 1 else f"{path.stem}-{i}" for i, path in enumerate(paths, start=1)]
+    """A name for what is written of each file: its own without the suffix, all of them numbered where two are alike."""
+    stems = [path.stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else [f"{i:04d}_{stem}" for i, stem in enumerate(stems, start=1)]
 
 
 def _table(answers: list[Answer], mode: str, noun: str) -> Any:
@@ -186,13 +192,13 @@ def _write_csv(answers: list[Answer], path: Path) -> None:
             writer.writerow(row | box)
 
 
-def _save_preprocessed(answers: list[Answer], folder: Path) -> Path:
+def _save_preprocessed(answers: list[Answer], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for answer, name in zip(answers, names_for([answer.path for answer in answers]), strict=True):
         for position, prediction in enumerate(answer.predictions, start=1):
             suffix = f"_{position}" if len(answer.predictions) > 1 else ""
-            prediction.picture.save(folder / f"{name}{suffix}.png")
-    return folder
+            with whole(folder / f"{name}{suffix}.png") as part:
+                prediction.picture.save(part)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,21 +35,22 @@ class RunRecord:
     Args:
         folder: the run's folder.
         go_on: the command that goes on where this one is interrupted, if there is one.
-        before: the record of the run so far, where it goes on.
+        resumed: it is the record of a run that goes on: nothing is written before the first `update`, so that what is
+            refused, or finished already, leaves the record as it was.
+
+    Attributes:
+        before: the record of the run that goes on, as it was.
     """
 
-    def __init__(self, folder: Path, go_on: str | None = None, before: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, go_on: str | None = None, resumed: bool = False) -> None:
         self.path = folder / "metrics.json"
         self._lock = _lock_of(folder)
         self._go_on = go_on
-        now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
-        before = {name: fact for name, fact in (before or {}).items() if name != "error"}
-        self._seconds_before = before.get("duration_seconds") or 0.0
+        self.before: dict[str, Any] = {}
+        self._resumed, self._written = resumed, False
         self.facts = {
-            "started_at": now,
-            **before,
-            **({"resumed_at": [*before.get("resumed_at", []), now]} if before else {}),
             "status": "running",
+            "started_at": dt.datetime.now().astimezone().isoformat(timespec="seconds"),
             "duration_seconds": None,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "versions": {"python": platform.python_version()}
@@ -60,8 +61,10 @@ class RunRecord:
 
     def update(self, **facts: Any) -> None:
         """Adds facts and writes the file."""
+        self._written = True
         self.facts |= facts
-        self.facts["duration_seconds"] = round(self._seconds_before + time.perf_counter() - self._start, 2)
+        before = self.before.get("duration_seconds") or 0.0
+        self.facts["duration_seconds"] = round(before + time.perf_counter() - self._start, 2)
         with whole(self.path) as part:
             part.write_text(json.dumps(_finite(self.facts), indent=2, allow_nan=False, default=str) + "\n")
 
@@ -71,17 +74,26 @@ class RunRecord:
             OmegaConf.save(cfg, part, resolve=True)
 
     def __enter__(self) -> Self:
+        folder = self.path.parent
         try:
-            self._lock.acquire()
+            self._lock.acquire(timeout=1)  # somebody may be looking: see is_running
         except Timeout:
-            raise UserError(
-                f"{self.path.parent}: another process is at work in this folder. Wait for its end"
-            ) from None
-        self.update()
+            raise UserError(f"{folder}: another process is at work in this folder. Wait for its end") from None
+        for part in (*folder.glob(".[0-9]*.*"), *folder.glob("checkpoints/.[0-9]*.*")):
+            part.unlink(missing_ok=True)  # what a killed process was writing: see digits.files
+        if self._resumed:
+            self.before = read_record(folder)
+            now = self.facts["started_at"]
+            self.facts["started_at"] = self.before.get("started_at", now)
+            self.facts["resumed_at"] = [*self.before.get("resumed_at", []), now]
+        else:
+            self.update()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:
+            if not self._written:
+                return
             if kind is None:
                 self.update(status="completed")
             elif issubclass(kind, KeyboardInterrupt | SystemExit):
@@ -91,7 +103,8 @@ class RunRecord:
             elif issubclass(kind, Pruned):
                 self.update(status="pruned", error=str(error))
             else:
-                self.update(status="failed", error=f"{kind.__name__}: {' '.join(str(error).split())}")
+                with suppress(UserError):  # on a full disk, of which the first error has told
+                    self.update(status="failed", error=f"{kind.__name__}: {' '.join(str(error).split())}")
         finally:
             self._lock.release()
 
@@ -121,7 +134,8 @@ def _lock_of(folder: Path) -> FileLock:
 def _signal(error: BaseException | None) -> str:
     """What interrupted: KeyboardInterrupt, or an exit as after a signal."""
     code = getattr(error, "code", None)
-    return signal.Signals(code - 128).name if isinstance(code, int) and code > 128 else type(error).__name__
+    names = {128 + number: number.name for number in signal.Signals}
+    return names.get(code, type(error).__name__)
 
 
 def tested_checkpoint(folder: Path) -> Path | None:

@@ -80,6 +80,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stop.deferred = True
+        self.stop.take_over()  # Lightning's own SIGTERM ends an epoch without a checkpoint, and with exit code 0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.fit_loop.restarting:
@@ -96,8 +97,14 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         # Not amid gradients that accumulate, nor at an epoch's end: after its validation it is whole.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
-        if whole and (self.stop.signal or time.monotonic() - self._saved_at >= self.every_seconds):
+        if whole and self._is_due(trainer):
             self._save(trainer, batches=batch_idx + 1)
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        due = time.monotonic() - self._saved_at >= self.every_seconds
+        if trainer.world_size > 1:  # all save or none: the first process decides, by its own clock and its own signal
+            due, self.stop.signal = trainer.strategy.broadcast((due, self.stop.signal))
+        return due or bool(self.stop.signal)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Else Lightning leaves out the step of a ReduceLROnPlateau after an epoch that was gone on with.
@@ -114,7 +121,8 @@ class LastCheckpoint(Checkpoint):
                 "step": trainer.global_step,
                 "batches": batches,
                 "before_order": before_order,
-                **_random_states(),
+                "stopped": trainer.should_stop,
+                **_random_states(trainer.strategy.root_device),
             }
             trainer.save_checkpoint(self.path)
             self._saved_at = time.monotonic()
@@ -128,14 +136,15 @@ class LastCheckpoint(Checkpoint):
         position = checkpoint["callbacks"].get(self.state_key, {})
         if position.get("step") == checkpoint["global_step"]:  # not so in what SLURM's signal has Lightning save
             trainer.datamodule.position = position
+            trainer.should_stop = position["stopped"]  # early, before it was cut off in its test
 
 
-def _random_states() -> dict[str, Tensor | list[Tensor]]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def _random_states(device: torch.device) -> dict[str, Tensor | None]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"random": torch.get_rng_state(), "random_cuda": cuda}
 
 
 def _set_random_states(position: dict[str, Any]) -> None:
     torch.set_rng_state(position["random"])
-    if len(position["random_cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(position["random_cuda"])
+    if position["random_cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(position["random_cuda"])

@@ -19,11 +19,14 @@ class Stop:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
-            self._before = {
-                number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-            }
+        self._before = self.take_over()
         return self
+
+    def take_over(self) -> dict[int, Any]:
+        """Puts this handler in place, once more if another took it; the handlers before."""
+        if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
+            return {}
+        return {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

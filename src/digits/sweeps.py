@@ -1,6 +1,5 @@
 """What was begun: where a sweep is, what of it is done already, its table at the end; how a run goes on."""
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from digits.errors import UserError
+from digits.record import read_record
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 # What may differ where a run goes on: how long it takes, and where things are.
@@ -89,12 +89,9 @@ def resumed_run_words(words: list[str], asked: str) -> list[str]:
     """
     more = [word for word in words if not word.startswith("resume=")]
     folder = _last_run(more) if asked == "last" else Path(asked).expanduser().absolute()
-    try:
-        own = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
-    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise UserError(
-            f"resume={asked}: no run's folder, or a damaged one. Give logs/train/runs/..., or last"
-        ) from error
+    own = read_record(folder).get("overrides")
+    if not (isinstance(own, list) and all(isinstance(word, str) for word in own)):
+        raise UserError(f"resume={asked}: no run's folder, or a damaged one. Give logs/train/runs/..., or last")
     for word in more:
         key = word.partition("=")[0]
         if key not in GOES_ON_WITH:
@@ -105,8 +102,11 @@ def resumed_run_words(words: list[str], asked: str) -> list[str]:
         raise UserError(
             f"resume={asked}: a search's trial ({search[0]}); a search goes on when its command is run again"
         )
-    own = [word for word in own if not word.startswith("resume=")]
-    return [*own, *more, f"resume={quoted(str(folder))}", f"hydra.run.dir={quoted(str(folder))}"]
+    # hydra. keys out of a file could have Hydra call anything, before anybody looks.
+    own = [word for word in own if not word.lstrip("+~").startswith(("resume=", "hydra"))]
+    # .hydra stays as it was: what comes here may be refused yet.
+    where = [f"hydra.run.dir={quoted(str(folder))}", "hydra.output_subdir=null"]
+    return [*own, *more, f"resume={quoted(str(folder))}", *where]
 
 
 def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
@@ -121,15 +121,16 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     path = Path(cfg.resume, "config.yaml")
     try:
         saved = OmegaConf.load(path)
-        planned, schedule = saved.trainer.max_epochs, saved.scheduler
-    except (OSError, YAMLError, UnicodeDecodeError, AttributeError, OmegaConfBaseException) as error:
+        planned, schedule = saved.trainer.max_epochs, dict(saved.scheduler)
+    except (OSError, YAMLError, UnicodeDecodeError, AttributeError, TypeError, OmegaConfBaseException) as error:
         raise UserError(f"resume={cfg.resume}: its config.yaml is missing or damaged ({error})") from error
-    if cfg.trainer.max_epochs != planned and "auto" in schedule.values():
+    given = {word.partition("=")[0] for word in job_overrides()}
+    if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and "auto" in schedule.values():
         raise UserError(
             f"trainer.max_epochs={cfg.trainer.max_epochs}: the learning rate was to reach its end in {planned} epochs"
-            f" ({schedule._target_}), and cannot be drawn out now. Start a new run"
+            f" ({schedule.get('_target_')}), and cannot be drawn out now. Start a new run"
         )
-    for key in ("resume", *GOES_ON_WITH):
+    for key in ("resume", *given.intersection(GOES_ON_WITH)):
         OmegaConf.update(saved, key, OmegaConf.select(cfg, key), force_add=True)
     return saved, planned
 
@@ -137,10 +138,10 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
 def _last_run(words: list[str]) -> Path:
     logs = [word.partition("=")[2] for word in words if word.startswith("log_dir=")]
     runs = Path(logs[-1] if logs else "logs", "train", "runs")
-    found = sorted(runs.glob("*/.hydra/overrides.yaml"), key=lambda path: path.stat().st_mtime)
+    found = sorted(runs.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(f"resume=last: there is no run in {runs}")
-    return found[-1].parents[1].absolute()
+    return found[-1].parent.absolute()
 
 
 def job_overrides() -> list[str]:
@@ -153,12 +154,11 @@ def done_before(cfg: DictConfig) -> dict[str, Any] | None:
     if "resume_sweep" not in cfg or cfg.resume_sweep is None:
         return None
     folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        record = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return None
-    asked = [word for word in job_overrides() if not word.startswith("resume_sweep=")]
-    ran = [word for word in record.get("overrides", []) if not word.startswith("resume_sweep=")]
+    record = read_record(folder)
+    asked, ran = (
+        [word for word in words if word.partition("=")[0] not in ("resume", "resume_sweep", *GOES_ON_WITH)]
+        for words in (job_overrides(), record.get("overrides", []))
+    )
     if record.get("status") != "completed" or asked != ran:
         return None
     log.info("done before: %s", folder)

@@ -1,0 +1,160 @@
+"""What a crash or a full disk leaves: a run that goes on with the same bits, and no file that is half-written.
+
+DIGITS_KILLS sets the number of kills, DIGITS_FUZZ_SEED the random moments; both are printed.
+"""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+KILLS = int(os.environ.get("DIGITS_KILLS", "20"))
+SEED = int(os.environ.get("DIGITS_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
+RUN = ["data=mnist5k", "model=fast", "trainer=cpu", "trainer.max_epochs=3", "data.batch_size=20", "augmentation=affine"]
+SETTINGS = [["callbacks=ema", "scheduler=onecycle"], ["optimizer=sgd", "scheduler=plateau"]]
+
+
+def start(*words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "train.py", *words],
+        cwd=PROJECT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def only_whole_files(folder: Path) -> int:
+    """Opens every file with a final name; the number of them."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    for path in files:
+        match path.suffix:
+            case ".ckpt" | ".pth":
+                torch.load(path, weights_only=True)
+            case ".json":
+                json.loads(path.read_text())
+            case ".png":
+                Image.open(path).load()
+            case ".npz":
+                dict(np.load(path))
+    return len(files)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=" ".join)
+def test_killed_and_resumed_ends_with_the_same_bits(settings: list[str], tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    whole = start(*RUN, *settings, f"log_dir={tmp_path / 'whole'}")
+    assert whole.wait(300) == 0, whole.stderr.read()
+    [reference] = (tmp_path / "whole" / "train" / "runs").iterdir()
+
+    words = [*RUN, *settings, "checkpoint_every_seconds=0.2", f"log_dir={tmp_path / 'cut'}"]
+    killed = 0
+    folder: Path | None = None
+    while killed < KILLS // len(SETTINGS):
+        process = start(*(words if folder is None else [f"resume={folder}"]))
+        deadline = time.monotonic() + 120
+        while folder is None and time.monotonic() < deadline:  # until there is something to go on with
+            folder = next((tmp_path / "cut" / "train" / "runs").glob("*/config.yaml"), Path("-")).parent
+            folder = folder if folder.name else None
+            time.sleep(0.05)
+        # The imports take some seconds, in which little can go wrong: most moments are to lie after them.
+        time.sleep(rng.choice([rng.uniform(0, 5), rng.uniform(4, 9)]))
+        finished = process.poll() is not None
+        process.kill()
+        process.communicate()
+        only_whole_files(folder)
+        if finished:  # all its epochs: from the start again
+            assert process.returncode == 0
+            assert_same(folder, reference)
+            shutil.rmtree(tmp_path / "cut")
+            folder = None
+        else:
+            killed += 1
+    last = start(f"resume={folder}") if folder else start(*words)
+    _, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, errors
+    folder = folder or next((tmp_path / "cut" / "train" / "runs").iterdir())
+    assert_same(folder, reference)
+    whole_files = only_whole_files(folder)
+    print(
+        f"\nseed {SEED}: {killed} of {killed} kills resumed, the same bits at the end; {whole_files} files, all whole"
+    )
+
+
+def assert_same(folder: Path, reference: Path) -> None:
+    for name in ("mnist_cnn_model.pth", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        ours, theirs = (torch.load(path / name, weights_only=True) for path in (folder, reference))
+        ours, theirs = ours.get("state_dict", ours), theirs.get("state_dict", theirs)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+    ours, theirs = (json.loads((path / "metrics.json").read_text()) for path in (folder, reference))
+    for name in theirs:
+        if "/" in name or name in ("status", "epochs", "tested_epoch", "confusion_matrix"):
+            assert ours[name] == theirs[name], name
+    assert epochs(folder) == epochs(reference)
+
+
+def epochs(folder: Path) -> list[dict]:
+    with (folder / "metrics.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_leaves_only_whole_files(small_disk: Path) -> None:
+    # Room for a checkpoint and a half, and then for less.
+    process = start(*RUN, "logger=[]", "model.hidden=64", "callbacks=[]", f"log_dir={small_disk}")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert errors.count("\n") == 1, errors
+    assert "no room to write it" in errors
+    assert "MiB are free" in errors
+    [folder] = (small_disk / "train" / "runs").iterdir()
+    only_whole_files(folder)
+    assert not [
+        path for path in folder.rglob(".*") if path.is_file() and path.name != ".lock" and ".hydra" not in path.parts
+    ]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
+    process = start(*RUN, "trainer.max_epochs=200", "checkpoint_every_seconds=3600", f"log_dir={tmp_path}")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("train/runs/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    [folder] = (tmp_path / "train" / "runs").iterdir()
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record["status"] == "interrupted"
+    assert f"python train.py resume={folder}" in record["error"]
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 200
