@@ -76,6 +76,8 @@ def main(cfg: DictConfig) -> float | None:
             _convert_="all",
         )
         if cfg.trainer.profiler:
+            if not isinstance(cfg.trainer.profiler, str):
+                raise UserError(f"trainer.profiler={cfg.trainer.profiler}: there are simple, advanced and pytorch")
             trainer.profiler.dirpath, trainer.profiler.filename = folder, "profile"
         check_processes(trainer)
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)

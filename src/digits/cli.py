@@ -113,7 +113,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             except Exception as error:
                 if FULL_ERRORS:
                     raise
-                _exit(error, config_name)
+                # A task's own errors ended above: this one is about the command line, in whatever words of Hydra's.
+                reason = f"{type(error).__name__}: {_flat(str(error))} (HYDRA_FULL_ERROR=1 shows where)"
+                _exit(error if one_line(error, config_name) else UserError(reason), config_name)
             finally:
                 sys.argv = before
                 processes.restore(environment)
@@ -135,7 +137,8 @@ def _words(words: list[str], config_name: str) -> list[str]:
         # Hydra knows it in front of the overrides, or behind them, but not between them.
         words = ["--multirun", *(word for word in words if word not in ("-m", "--multirun"))]
     _check_words(words)
-    asked = {key: value.strip("'\"") for key, _, value in (word.partition("=") for word in words) if value != "null"}
+    given = (word.lstrip("+").partition("=") for word in words)
+    asked = {key: value.strip("'\"") for key, _, value in given if value != "null"}
     if config_name != "train":
         return processes.secondary_words(words) if processes.is_secondary() else words
     if "resume" in asked and not processes.started_by_lightning():
@@ -333,9 +336,9 @@ def check_overrides(cfg: DictConfig) -> None:
     default = compose(HydraConfig.get().job.config_name, overrides=choices)
     for name in default.keys() - cfg.keys():
         raise UserError(f"~{name}: {name} is needed. Choose another ({name}=...), or remove a key inside it")
-    keys = [word.partition("=")[0] for word in words if word not in choices]
+    keys = [word.partition("=")[0].lstrip("+") for word in words if word not in choices]
     for key in keys:
-        if key in ANY_KIND or key.startswith(("+", "~")):
+        if key in ANY_KIND or key.startswith("~"):
             continue
         expected, value = OmegaConf.select(default, key), OmegaConf.select(cfg, key)
         kind = _kind(expected)

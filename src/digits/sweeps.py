@@ -87,7 +87,7 @@ def resumed_run_words(words: list[str], asked: str) -> list[str]:
     Raises:
         UserError: if there is no such run, or there are words that would make it another experiment.
     """
-    more = [word for word in words if not word.startswith("resume=")]
+    more = [word for word in words if not word.lstrip("+").startswith("resume=")]
     folder = _last_run(more) if asked == "last" else Path(asked).expanduser().absolute()
     own = read_record(folder).get("overrides")
     if not (isinstance(own, list) and all(isinstance(word, str) for word in own)):

@@ -27,7 +27,7 @@ from digits.errors import UserError
 from digits.inference import ImageClassifier
 
 pytestmark = pytest.mark.slow
-EXAMPLES = int(os.environ.get("DIGITS_FUZZ", "1000"))
+EXAMPLES = int(os.environ.get("DIGITS_FUZZ", "300"))
 SEED = int(os.environ.get("DIGITS_FUZZ_SEED", "0")) or int.from_bytes(os.urandom(4), "big")
 FUZZ = settings(
     max_examples=EXAMPLES,
