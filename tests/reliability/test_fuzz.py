@@ -102,7 +102,10 @@ VALUES = [
     ),
 ]
 # What starts other processes, waits, or is about where the results go.
-LEFT_ALONE = ("log_dir", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "data.root")
+LEFT_ALONE = (
+    *("log_dir", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "data.root"),
+    *("callbacks.data_figures.folder", "callbacks.best_checkpoint.dirpath"),
+)
 outcomes: Counter = Counter()
 
 
