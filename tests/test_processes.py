@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +114,34 @@ def test_divergence_of_all_processes_is_one_line(tmp_path: Path) -> None:
     assert answer.returncode == 1
     assert answer.stderr.count("error: training diverged") == 1
     assert [record["status"] for record in records(tmp_path, "train/runs/*").values()] == ["failed"]
+
+
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path: Path) -> None:
+    words = ["data=mnist5k", "model=fast", *DDP, "trainer.max_epochs=3", "data.batch_size=5", f"log_dir={tmp_path}"]
+    first = subprocess.Popen(
+        [sys.executable, "train.py", *words, "checkpoint_every_seconds=0.5"],
+        cwd=PROJECT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("train/runs/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    children = subprocess.run(
+        ["pgrep", "-P", str(first.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 1
+    assert "another process of this run died" in errors
+    [folder] = (tmp_path / "train" / "runs").iterdir()
+    assert json.loads((folder / "metrics.json").read_text())["status"] == "failed"
+    answer = run("train", f"resume={folder}")
+    assert answer.returncode == 0, answer.stderr
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record["status"] == "completed"
+    assert record["epochs"] == 3
 
 
 def test_torchrun_makes_one_run(tmp_path: Path) -> None:

@@ -207,6 +207,8 @@ def one_line(error: BaseException, config_name: str) -> str | None:
             return _mistyped_choice(error.missing_cfg_file, error.options)
         case ConfigCompositionException(__cause__=OmegaConfBaseException() as cause) if cause.full_key:
             return _mistyped_key(cause.full_key, config_name)
+        case RuntimeError() if "remote worker" in str(error) or type(error).__name__ == "DistBackendError":
+            return "another process of this run died; its own output says why. Go on with resume=<the run's folder>"
         case MissingMandatoryValue():
             return f"{error.full_key} is not set: give {error.full_key}=..."
         case OverrideParseException():

@@ -18,6 +18,8 @@ from torch.utils.data import BatchSampler, Sampler
 
 from digits.stop import Stop
 
+ASK_EVERY_N_STEPS = 50
+
 
 class ResumableBatches(BatchSampler):
     """Batches of indices, of which the first epoch may begin in its middle.
@@ -97,12 +99,15 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         # Not amid gradients that accumulate, nor at an epoch's end: after its validation it is whole.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
-        if whole and self._is_due(trainer):
+        if whole and self._is_due(trainer, batch_idx):
             self._save(trainer, batches=batch_idx + 1)
 
-    def _is_due(self, trainer: L.Trainer) -> bool:
+    def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         due = time.monotonic() - self._saved_at >= self.every_seconds
-        if trainer.world_size > 1:  # all save or none: the first process decides, by its own clock and its own signal
+        if trainer.world_size > 1:
+            # All save or none: the first process decides, by its clock and its signal. To ask it has all of them wait.
+            if (batch_idx + 1) // trainer.accumulate_grad_batches % ASK_EVERY_N_STEPS:
+                return False
             due, self.stop.signal = trainer.strategy.broadcast((due, self.stop.signal))
         return due or bool(self.stop.signal)
 
