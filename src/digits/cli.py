@@ -39,7 +39,7 @@ FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE_ERRORS not 
 ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
 AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches")
 # Launchers of packages that only some need.
-MAY_BE_MADE = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "kornia")
+MAY_BE_MADE = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "optuna")
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 
