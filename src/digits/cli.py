@@ -38,8 +38,8 @@ FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE_ERRORS not 
 # a size that is a share, pixel statistics to be computed or given for each channel, images of their own size.
 ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
 AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches")
-# Launchers of packages that only some need.
 MAY_BE_MADE = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "optuna")
+# Launchers of packages that only some need.
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 
@@ -137,20 +137,17 @@ def _words(words: list[str], config_name: str) -> list[str]:
         # Hydra knows it in front of the overrides, or behind them, but not between them.
         words = ["--multirun", *(word for word in words if word not in ("-m", "--multirun"))]
     _check_words(words)
-    given = (word.lstrip("+").partition("=") for word in words)
+    given = (word.lstrip("+").partition("=") for word in words if config_name == "train")
     asked = {key: value.strip("'\"") for key, _, value in given if value != "null"}
-    if config_name != "train":
-        return processes.secondary_words(words) if processes.is_secondary() else words
-    if "resume" in asked and not processes.started_by_lightning():
-        # Of several processes that torchrun or SLURM started, each finds the run by itself.
-        resumed = sweeps.resumed_run_words([word for word in words if word != "--multirun"], asked["resume"])
-        words = resumed if "--multirun" not in words and "resume_sweep" not in asked else words
-    if processes.is_secondary():
-        return processes.secondary_words(words)
     if "resume" in asked and ("resume_sweep" in asked or "--multirun" in words):
         raise UserError(
             f"resume={asked['resume']}: goes on with one run. A sweep goes on with resume_sweep=<its folder>"
         )
+    if "resume" in asked and not processes.started_by_lightning():
+        # Of several processes that torchrun or SLURM started, each finds the run by itself.
+        words = sweeps.resumed_run_words(words, asked["resume"])
+    if processes.is_secondary():
+        return processes.secondary_words(words)
     return sweeps.resumed_words(words, asked["resume_sweep"]) if "resume_sweep" in asked else words
 
 

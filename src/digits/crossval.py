@@ -7,7 +7,6 @@ which some are held back for validation: the held-out fold chooses nothing, and 
 import argparse
 import csv
 import datetime as dt
-import json
 import secrets
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from rich.table import Table
 
 from digits.errors import UserError
 from digits.files import whole
+from digits.record import read_record
 from digits.sweeps import quoted
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -70,7 +70,7 @@ def cross_validate(words: list[str]) -> int:
             print(f"what is missing:  python -m digits.crossval resume_sweep={folder}", file=sys.stderr)
         return code
 
-    records = [json.loads((folder / str(fold) / "metrics.json").read_text()) for fold in range(folds)]
+    records = [read_record(folder / str(fold)) for fold in range(folds)]
     if not all(name in record for record in records for name in METRICS):
         raise UserError(f"{folder}: some folds were not tested, so there is nothing to say about them")
     predictions = _out_of_fold(folder, folds)

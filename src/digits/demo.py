@@ -31,7 +31,7 @@ from digits.cli import check_overrides, entry_point
 from digits.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from PIL import Image
 
     from digits.inference import ImageClassifier, Prediction
 
@@ -151,7 +151,7 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
         "file": file,
         "dataset": classifier.facts.dataset,
         "class_names": classifier.facts.class_names,
-        "digits": classifier.facts.class_names == list("0123456789"),
+        "digits": classifier.facts.are_digits,
         "image_size": classifier.facts.image_size,
         "most_bytes": MOST_BYTES,
     }
@@ -235,17 +235,15 @@ def describe(prediction: "Prediction") -> dict[str, Any]:
         "label": prediction.label,
         "probability": prediction.probability,
         "probabilities": list(prediction.probabilities.values()),
-        "image": data_url(prediction.image),
+        "image": data_url(prediction.picture),
         "box": prediction.box,
     }
 
 
-def data_url(image: "np.ndarray") -> str:
-    """An image, uint8 of shape (C, H, W), as a PNG in a data URL."""
-    from PIL import Image
-
+def data_url(picture: "Image.Image") -> str:
+    """A picture as a PNG in a data URL."""
     file = io.BytesIO()
-    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "PNG")
+    picture.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

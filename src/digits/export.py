@@ -216,12 +216,10 @@ def _pth_logits(path: Path, checkpoint: dict[str, Any], facts: ModelFacts) -> Lo
     """Of a new network with the weights in the file."""
     import torch
 
-    from digits import networks
+    from digits.checkpoints import restore_network
 
-    settings = dict(checkpoint["hyper_parameters"]["model"])
-    network = getattr(networks, settings.pop("_target_").rpartition(".")[2])(**settings)
-    network.load_state_dict(torch.load(path, weights_only=True))
-    return torch_classifier(network, facts).logits
+    weights = {f"network.{name}": value for name, value in torch.load(path, weights_only=True).items()}
+    return torch_classifier(restore_network(checkpoint | {"state_dict": weights}, path), facts).logits
 
 
 class _Test:
