@@ -78,11 +78,13 @@ def main(cfg: DictConfig) -> None:
             members = []
             for path, network in zip(paths, networks, strict=True):
                 alone = instantiate(cfg.trainer, callbacks=bar, **settings)
-                [metrics] = alone.test(Classifier(network, data.num_classes), data, verbose=False) or [{}]
+                with hardware.memory_advice(alone, data):
+                    [metrics] = alone.test(Classifier(network, data.num_classes), data, verbose=False) or [{}]
                 members.append({"ckpt_path": path, **report.plain(metrics)})
             record.update(members=members)
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
-        [metrics] = trainer.test(Classifier(network, data.num_classes), data, verbose=False) or [{}]
+        with hardware.memory_advice(trainer, data):
+            [metrics] = trainer.test(Classifier(network, data.num_classes), data, verbose=False) or [{}]
         figures = report.plain(metrics)
         if not figures:
             log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")

@@ -117,7 +117,7 @@ def main(cfg: DictConfig) -> float | None:
         record.update(parameters=sum(parameter.numel() for parameter in classifier.network.parameters()))
 
         # Fit
-        with logging_redirect_tqdm():
+        with logging_redirect_tqdm(), hardware.memory_advice(trainer, data):
             trainer.fit(classifier, data, ckpt_path=cut_off if position else None, weights_only=True)
         record.update(epochs=len(history.rows), train_seconds=round(sum(row["seconds"] for row in history.rows), 2))
         if not history.rows:
@@ -129,7 +129,8 @@ def main(cfg: DictConfig) -> float | None:
             checkpoint = load_checkpoint(tested)
             classifier.load_state_dict(checkpoint["state_dict"])
             epoch = min(epoch, checkpoint["epoch"] + 1)  # counted on already where the last one is from the end
-        [metrics] = trainer.test(classifier, data, verbose=False) or [{}]
+        with hardware.memory_advice(trainer, data):
+            [metrics] = trainer.test(classifier, data, verbose=False) or [{}]
         if not metrics:
             log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
         weights = {name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}

@@ -1,17 +1,29 @@
 """Checkpoints: plain data that rebuilds the network, and nothing that a hostile file could run."""
 
+import io
 import json
 import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
-from digits.checkpoints import check_one_test_set, load_checkpoint, restore_data, restore_network
+from digits.checkpoints import (
+    FORMAT,
+    WholeCheckpoints,
+    check_one_test_set,
+    load_checkpoint,
+    restore_data,
+    restore_network,
+)
 from digits.data import DigitsDataModule
 from digits.datasets import load_mnist5k
 from digits.errors import UserError
@@ -100,10 +112,10 @@ def best(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_code_in_a_checkpoint_is_not_run(best: Path) -> None:
     checkpoint = torch.load(best, weights_only=True)
     torch.save(checkpoint | {"surprise": Hostile()}, best)
-    with pytest.raises(UserError, match="would run code"):
+    with pytest.raises(UserError, match=r"best\.ckpt: refused: to open it would run code \(getattr\)"):
         load_checkpoint(best)
     best.write_bytes(pickle.dumps(Hostile()))
-    with pytest.raises(UserError, match="would run code"):
+    with pytest.raises(UserError, match=r"best\.ckpt: refused: a bare pickle, which could run code"):
         load_checkpoint(best)
     assert not Path("hostile-code-ran").exists()
     pickle.loads(best.read_bytes())
@@ -137,35 +149,117 @@ def test_data_settings_of_a_checkpoint_are_plain_and_known(best: Path, data: dic
     checkpoint = torch.load(best, weights_only=True)
     checkpoint["hyper_parameters"]["data"] |= data
     torch.save(checkpoint, best)
-    with pytest.raises(UserError, match="not a checkpoint of this project"):
+    with pytest.raises(UserError, match="without the settings that this one writes"):
         load_checkpoint(best)
 
 
-@pytest.mark.parametrize("size", [0, 10, 1000, -1000])
-def test_truncated_checkpoint_is_refused(best: Path, size: int) -> None:
-    best.write_bytes(best.read_bytes()[:size])
-    with pytest.raises(UserError, match=str(best)):
+def cut(content: bytes) -> bytes:
+    return content[:-1000]
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit of one weight is another: torch alone would read it without a word."""
+    weights = torch.load(io.BytesIO(content), weights_only=True)["state_dict"]
+    place = content.index(max(weights.values(), key=torch.numel).numpy().tobytes())
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def packed(content: bytes) -> bytes:
+    """A small file that would unpack to fill the memory."""
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as ours, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ours.namelist():
+            archive.writestr(name, ours.read(name) if "data/" not in name else bytes(10**8))
+    return bomb.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: b"", "empty"),
+        (lambda content: content[:1], "no checkpoint, but a file of another kind"),
+        (lambda content: content[:10], "truncated: after 10 bytes"),
+        (lambda content: content[:1000], "truncated: after 1,000 bytes"),
+        (cut, r"truncated: after [\d,]+ bytes its end is missing"),
+        (flipped, r"damaged: archive/data/\d+ in it has not the content that it was written with"),
+        (packed, "no checkpoint, but an archive of another kind"),
+        (lambda content: b"<!DOCTYPE html>" + content, "no checkpoint, but a file of another kind"),
+    ],
+)
+def test_a_damaged_checkpoint_says_how(best: Path, spoil: Callable[[bytes], bytes], message: str) -> None:
+    best.write_bytes(spoil(best.read_bytes()))
+    with pytest.raises(UserError, match=rf"{best}: {message}"):
         load_checkpoint(best)
+
+
+def test_torch_alone_reads_changed_weights(best: Path) -> None:
+    before = torch.load(best, weights_only=True)["state_dict"]
+    best.write_bytes(flipped(best.read_bytes()))
+    after = torch.load(best, weights_only=True)["state_dict"]
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (FORMAT - 1, rf"of an older version of this project \(format {FORMAT - 1}; this one reads {FORMAT}\)"),
+        (FORMAT + 1, rf"of a newer version of this project \(format {FORMAT + 1}; this one reads {FORMAT}\)"),
+        (None, "of an older version of this project .without a format"),
+        ("1", "of an older version of this project .without a format"),
+        ([1], "of an older version of this project .without a format"),
+    ],
+)
+def test_another_versions_checkpoint_is_refused(best: Path, written: object, message: str) -> None:
+    checkpoint = load_checkpoint(best)
+    assert checkpoint["digits_format"] == FORMAT
+    torch.save(checkpoint | {"digits_format": written}, best)
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(best)
+
+
+class Foreign(L.LightningModule):
+    """What another project would train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        return self.layer(batch[0]).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_another_projects_checkpoint_is_refused(tmp_path: Path) -> None:
+    silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", default_root_dir=tmp_path, enable_checkpointing=False, **silent)
+    trainer.fit(Foreign(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(2, 2))))
+    trainer.save_checkpoint(tmp_path / "foreign.ckpt")
+    with pytest.raises(UserError, match=r"foreign\.ckpt: another project's checkpoint"):
+        load_checkpoint(tmp_path / "foreign.ckpt")
 
 
 def test_files_that_are_no_checkpoints(trained: Path, tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.ckpt")
     for path, message in (
         (tmp_path / "nowhere.ckpt", "no such file"),
         (tmp_path, "is a folder"),
-        (trained / "config.yaml", "no checkpoint"),
-        (trained / "mnist_cnn_model.pth", "not a checkpoint of this project"),
+        (trained / "config.yaml", "no checkpoint, but a file of another kind"),
+        (trained / "mnist_cnn_model.pth", "weights alone, no checkpoint"),
+        (tmp_path / "list.ckpt", "no checkpoint. Give"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=f"{path}: {message}"):
             load_checkpoint(path)
 
 
-def test_weights_that_do_not_fit(best: Path) -> None:
+def test_weights_of_another_architecture(best: Path) -> None:
     checkpoint = load_checkpoint(best)
     checkpoint["hyper_parameters"]["model"]["hidden"] = 64
-    with pytest.raises(UserError, match="do not fit"):
+    with pytest.raises(UserError, match=r"another architecture's.*digits\.networks\.CNN.: .*\[64, 3136\]"):
         restore_network(checkpoint, best)
     checkpoint["hyper_parameters"]["model"] = {"_target_": "digits.networks.CNN", "depth": 3}
-    with pytest.raises(UserError, match=r"do not fit.*depth"):
+    with pytest.raises(UserError, match=r"another architecture's.*depth"):
         restore_network(checkpoint, best)
 
 
@@ -175,7 +269,7 @@ def test_every_knob_comes_back(tmp_path: Path, sample: DigitsDataModule) -> None
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     data = sample.settings
     checkpoint = {"hyper_parameters": {"model": settings, "data": data, "precision": "32-true"}, "state_dict": weights}
-    torch.save(checkpoint, tmp_path / "c.ckpt")
+    WholeCheckpoints().save_checkpoint(checkpoint, tmp_path / "c.ckpt")
     restored = restore_network(load_checkpoint(tmp_path / "c.ckpt"), "c.ckpt")
     images = torch.randn(2, 1, 28, 28)
     assert torch.equal(restored.eval()(images), network.eval()(images))

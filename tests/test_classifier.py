@@ -93,15 +93,18 @@ def test_evaluation_does_not_depend_on_the_training_precision(fitted: Classifier
     assert results[0] == results[1]
 
 
-def test_loss_that_is_not_finite_stops_the_run() -> None:
+def test_loss_that_is_not_finite_stops_the_run_at_that_step() -> None:
     classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=1e30), CONSTANT)
-    with pytest.raises(UserError, match=r"(train|val)/loss is (nan|inf) in epoch 1.*optimizer.lr"):
-        trainer(max_epochs=2).fit(classifier, DigitsDataModule("mnist5k"))
+    fit = trainer(max_epochs=2)
+    message = r"training diverged: train/loss is (nan|inf) after step 1, at learning rate 1e\+30\."
+    with pytest.raises(UserError, match=message):
+        fit.fit(classifier, DigitsDataModule("mnist5k"))
+    assert fit.global_step == 1
 
 
 def test_loss_that_is_not_finite_after_the_last_step_is_found_too() -> None:
     classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=1e30), CONSTANT)
-    with pytest.raises(UserError, match="val/loss is nan"):
+    with pytest.raises(UserError, match=r"val/loss is nan after step 1, at learning rate 1e\+30"):
         trainer(max_epochs=1, limit_train_batches=1).fit(classifier, DigitsDataModule("mnist5k"))
 
 

@@ -139,8 +139,8 @@ def test_missing_gpu_is_one_line(command: Command) -> None:
     [
         ([], "ckpt_path is not set: give ckpt_path=logs/"),
         (["ckpt_path="], "ckpt_path is not set: give ckpt_path=logs/"),
-        (["ckpt_path=nowhere.ckpt"], "ckpt_path=nowhere.ckpt: no such file"),
-        (["ckpt_path=pyproject.toml"], "ckpt_path=pyproject.toml: no checkpoint"),
+        (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such file"),
+        (["ckpt_path=pyproject.toml"], "pyproject.toml: no checkpoint"),
         (["ckpt_pth=best.ckpt"], "there is no key ckpt_pth. Did you mean ckpt_path?"),
     ],
 )

@@ -255,7 +255,7 @@ def test_newest_checkpoint_where_none_is_given(trained: Path, tmp_path: Path, ca
         (["output={folder}/best.pth"], "best.pth: format=onnx makes a .onnx file. Give a name that ends so"),
         (["output={folder}/none/best.onnx"], "there is no folder {folder}/none. Make it, or give another"),
         (["output=/proc/best.onnx"], "No such file"),  # nobody may write there
-        (["ckpt_path=nowhere.ckpt"], "ckpt_path=nowhere.ckpt: no such file"),
+        (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such file"),
         (["ckpt_path=null", "log_dir={folder}"], "there is no checkpoint under {folder}/train"),
         (["quantise=true"], "there is no key quantise. Did you mean quantize?"),
         (["quantize=int8"], "quantize=int8: not true or false"),

@@ -1,12 +1,15 @@
 """Checkpoints: what they carry besides weights, and how to open one that comes from anywhere.
 
 `hyper_parameters` of a checkpoint is plain data: `model`, `data` and `precision` rebuild the network, its data and
-its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, for the record.
+its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, for the record. `digits_format` says
+which version of this project can read it.
 """
 
 import io
 import os
+import re
 import textwrap
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -17,9 +20,10 @@ from torch import nn
 
 from digits import networks
 from digits.data import WITHOUT_TEST_IMAGES, DigitsDataModule
-from digits.errors import UserError
+from digits.errors import Diverged, UserError
 from digits.files import whole
 
+FORMAT = 1  # raise it with each change that has older checkpoints no longer mean what they say
 NETWORKS = f"{networks.__name__}."
 DATA_SETTINGS = {
     "dataset": str,
@@ -48,43 +52,98 @@ def save(content: Any, path: Path) -> None:
         part.write_bytes(buffer.getbuffer())
 
 
+def load(path: str | Path) -> Any:
+    """`torch.load` on the CPU of what `save` wrote. Nothing in the file is run, and no changed bit gets through.
+
+    torch alone would read weights with changed bits without a word: it does not look at its archive's checksums.
+
+    Raises:
+        UserError: saying what is wrong with the file.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
+    if problem := _damage(content):
+        raise UserError(f"{path}: {problem}. Take another copy of it")
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # what is in it can break the unpickler anywhere
+        if named := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"{path}: refused: to open it would run code ({named[1]}). A checkpoint of train.py is plain data"
+            ) from error
+        raise UserError(f"{path}: no checkpoint: its content cannot be read ({type(error).__name__})") from error
+
+
+def _damage(content: bytes) -> str | None:
+    """What is wrong with the archive that torch writes; None if nothing is."""
+    if not content:
+        return "empty: the file has no content"
+    if content[0] == 0x80:  # how a pickle starts
+        return "refused: a bare pickle, which could run code when it is opened, and no checkpoint"
+    if not content.startswith(b"PK"):
+        return "no checkpoint, but a file of another kind"
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                return "no checkpoint, but an archive of another kind"  # packed, it could fill the memory
+            if broken := archive.testzip():
+                return f"damaged: {broken} in it has not the content that it was written with"
+    except Exception as error:  # damage can break the reader anywhere
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            return f"truncated: after {len(content):,} bytes its end is missing"
+        return f"damaged ({' '.join(str(error).split()) or type(error).__name__})"
+    return None
+
+
 class WholeCheckpoints(CheckpointIO):
     """Lightning's checkpoints through `whole`: its own pass through another disk's temporary folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if not all(value.isfinite().all() for value in checkpoint["state_dict"].values() if value.is_floating_point()):
+            # Not over the last good one. The losses show it too, but later where the last step of all has done it.
+            rates = [group["lr"] for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
+            raise Diverged("a weight is not finite", checkpoint["global_step"], rates)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save(checkpoint, Path(path))
+        save(checkpoint | {"digits_format": FORMAT}, Path(path))
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> Any:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return load(path)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Opens a checkpoint of this project on the CPU; nothing in the file is run (`weights_only`).
+    """Opens a checkpoint of this project on the CPU; nothing in the file is run.
 
     Raises:
-        UserError: if there is no such file, or it is not a checkpoint of this project.
+        UserError: if there is no such file, or it is not a checkpoint that this version of the project wrote.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}. A run keeps its checkpoints in logs/train/runs/<run>/checkpoints/best.ckpt")
+    checkpoint = load(path)
+    wanted = "Give a best.ckpt or last.ckpt that train.py wrote"
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        values = list(checkpoint.values()) if isinstance(checkpoint, dict) else []
+        what = "weights alone, no checkpoint" if values and all(map(torch.is_tensor, values)) else "no checkpoint"
+        raise UserError(f"{path}: {what}. {wanted}")
+    written = checkpoint.get("digits_format")
+    if type(written) is int and written != FORMAT:
+        age = "an older" if written < FORMAT else "a newer"
         raise UserError(
-            f"ckpt_path={path}: {what}. A run keeps its checkpoints in logs/train/runs/<run>/checkpoints/best.ckpt"
+            f"{path}: of {age} version of this project (format {written}; this one reads {FORMAT})."
+            " Use the version that wrote it, or train again"
         )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can break the unpickler anywhere
-        raise UserError(
-            f"ckpt_path={path}: no checkpoint, a damaged one, or one that would run code when opened"
-            f" ({type(error).__name__}). Give a best.ckpt or last.ckpt that train.py wrote"
-        ) from error
     if not _has_settings(checkpoint):
+        raise UserError(f"{path}: another project's checkpoint, without the settings that this one writes. {wanted}")
+    if type(written) is not int:
         raise UserError(
-            f"ckpt_path={path}: not a checkpoint of this project (it lacks the settings of network and data)."
-            " Give a best.ckpt or last.ckpt that train.py wrote"
+            f"{path}: of an older version of this project (without a format; this one reads {FORMAT})."
+            " Use the version that wrote it, or train again"
         )
     return checkpoint
 
@@ -118,7 +177,7 @@ def restore_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
     network_class = getattr(networks, target.removeprefix(NETWORKS), None) if target.startswith(NETWORKS) else None
     ours = getattr(network_class, "__module__", None) == networks.__name__
     if not (ours and isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-        raise UserError(f"ckpt_path={path}: there is no network {target} in {networks.__name__}")
+        raise UserError(f"{path}: there is no network {target} in {networks.__name__}")
     prefix = "network."
     weights = {
         name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
@@ -127,8 +186,10 @@ def restore_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
         network = network_class(**settings)
         network.load_state_dict(weights, assign=True)  # in the type that they were saved in
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"ckpt_path={path}: its weights and settings do not fit {target}: {reason}") from error
+        reason = textwrap.shorten(str(error), 300)
+        raise UserError(
+            f"{path}: its weights are another architecture's than its settings say ({target}): {reason}"
+        ) from error
     return network
 
 

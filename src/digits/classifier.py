@@ -22,7 +22,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from digits.errors import UserError
+from digits.errors import Diverged, UserError
 
 Batch = tuple[Tensor, Tensor]
 FINITE_CHECK_EVERY_N_STEPS = 50
@@ -99,7 +99,8 @@ class Classifier(L.LightningModule):
         images, target = batch
         logits = self(images)
         loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
-        if batch_idx % FINITE_CHECK_EVERY_N_STEPS == 0:  # looking at each would make the host wait for a GPU
+        # On the CPU at each; a look at each would make the host wait for a GPU.
+        if self.device.type == "cpu" or batch_idx % FINITE_CHECK_EVERY_N_STEPS == 0:
             # Of all processes, so that all of them stop.
             self._check_finite("train/loss", self.trainer.strategy.reduce(loss.detach()))
         self.train_metrics.update(logits.detach(), target)
@@ -130,10 +131,8 @@ class Classifier(L.LightningModule):
 
     def _check_finite(self, name: str, loss: Tensor) -> None:
         if self.check_finite and not torch.isfinite(loss):
-            raise UserError(
-                f"training diverged: {name} is {loss.item()} in epoch {self.current_epoch + 1},"
-                f" step {self.global_step}. Lower optimizer.lr, or clip with trainer.gradient_clip_val=1"
-            )
+            rates = [group["lr"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
+            raise Diverged(f"{name} is {loss.item()}", self.global_step, rates)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.val_loss, self.val_metrics, batch)

@@ -342,11 +342,9 @@ def check_overrides(cfg: DictConfig) -> None:
         expected, value = OmegaConf.select(default, key), OmegaConf.select(cfg, key)
         kind = _kind(expected)
         fits = {kind}
-        # 1 is a number too; and some of Lightning's switches take a count, as trainer.fast_dev_run=5 does.
-        if kind == NUMBER or (kind == SWITCH and key.startswith("trainer.")):
+        if kind == NUMBER or key == "trainer.fast_dev_run":  # 1 is a number too; and that switch may be a count
             fits.add(WHOLE)
-        # null is Lightning's own default for several numbers.
-        if value is None and key.startswith("trainer."):
+        if value is None and key.startswith("trainer.") and kind != SWITCH:  # Lightning's default for several numbers
             continue
         if kind and _kind(value) not in fits:
             value = "null" if value is None else value

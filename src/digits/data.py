@@ -131,7 +131,9 @@ class DigitsDataModule(L.LightningDataModule):
         if not 0 <= split_seed < 2**32:
             raise UserError(f"data.split_seed={split_seed}: a seed lies between 0 and {2**32 - 1}")
         for name, size in {"val_size": val_size, "test_size": test_size}.items():
-            if size is not None and (not _is_number(size) or size < 0 or (size >= 1 and size != int(size))):
+            if size is not None and not (
+                _is_number(size) and (0 <= size < 1 or (1 <= size < math.inf and size % 1 == 0))
+            ):
                 raise UserError(f"data.{name}={size}: give a number of images, or a fraction below 1")
         if test_size is not None and dataset not in WITHOUT_TEST_IMAGES:
             raise UserError(f"data.test_size={test_size}: {dataset} has its own test images; leave it null")

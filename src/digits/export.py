@@ -214,11 +214,9 @@ def _pt2_logits(path: Path) -> Logits:
 
 def _pth_logits(path: Path, checkpoint: dict[str, Any], facts: ModelFacts) -> Logits:
     """Of a new network with the weights in the file."""
-    import torch
+    from digits.checkpoints import load, restore_network
 
-    from digits.checkpoints import restore_network
-
-    weights = {f"network.{name}": value for name, value in torch.load(path, weights_only=True).items()}
+    weights = {f"network.{name}": value for name, value in load(path).items()}
     return torch_classifier(restore_network(checkpoint | {"state_dict": weights}, path), facts).logits
 
 

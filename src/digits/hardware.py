@@ -1,10 +1,16 @@
 """What the machine is, and which precision it is fast in."""
 
+import math
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import lightning as L
 import torch
+from lightning.pytorch.utilities.memory import is_oom_error
 
+from digits.data import DigitsDataModule
 from digits.errors import UserError
 
 
@@ -73,6 +79,34 @@ def describe_device(device: torch.device, processes: int = 1) -> str:
     else:
         name = f"{device.type.upper()} ({_cpu_name()})"
     return name if processes == 1 else f"{processes} × {name}"
+
+
+@contextmanager
+def memory_advice(trainer: L.Trainer, data: DigitsDataModule) -> Iterator[None]:
+    """Has an error for want of memory say which batch was too large, and what would fit and train the same.
+
+    Raises:
+        UserError: in place of that error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or is_oom_error(error) or "out of memory" in str(error)):
+            raise
+        if not trainer.lightning_module.training:  # the trainer itself has forgotten its stage by now
+            size, way_out = f"data.eval_batch_size={data.eval_batch_size}", "a smaller one"
+        elif data.batch_size == 1:
+            size, way_out = "data.batch_size=1", "a smaller model=..."
+        else:
+            parts = next((n for n in range(2, 10) if data.batch_size % n == 0), 2)
+            size = f"data.batch_size={data.batch_size}"
+            way_out = (
+                f"data.batch_size={math.ceil(data.batch_size / parts)}"
+                f" trainer.accumulate_grad_batches={parts * trainer.accumulate_grad_batches}:"
+                " each step is then over as many images as now"
+            )
+        device = describe_device(trainer.strategy.root_device)
+        raise UserError(f"{size}: out of memory on {device}. Give {way_out}") from error
 
 
 def _cpu_name() -> str:

@@ -231,19 +231,17 @@ def _bytes(path: Path) -> bytes:
 
 def _from_weights(path: Path, network: Any, device: str) -> ImageClassifier:
     """From a `state_dict` alone, which says nothing about data: it was MNIST."""
-    import torch
-
+    from digits.checkpoints import load
     from digits.networks import CNN
 
     network = CNN() if network is None else network
+    weights = load(path)
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except Exception as error:  # a damaged file can break the unpickler anywhere
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: no weights of {type(network).__name__}, damaged, or a file that would run code when opened"
-            f" ({type(error).__name__}). Give the run's best.ckpt, or the network too:"
+            f"{path}: no weights of {type(network).__name__}, but of another architecture, or none at all."
+            " Give the run's best.ckpt, or the network too:"
             ' load_classifier("weights.pth", network=CNN(channels=(32, 64, 128)))'
         ) from error
     return torch_classifier(network, ModelFacts("mnist", DIGITS, 28, 1, [0.1307], [0.3081]), device)

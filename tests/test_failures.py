@@ -1,0 +1,103 @@
+"""How a training ends that cannot go on: with what went wrong in one line, and with what was good before."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import Command, Outcome
+
+from digits.checkpoints import load_checkpoint
+from digits.networks import CNN
+
+SHORT = ["data=mnist5k", "model=cnn", "trainer=cpu", "trainer.precision=32-true", "logger=[]", "callbacks=[]"]
+
+
+def only_line(outcome: Outcome) -> str:
+    assert outcome.code == 1
+    [line] = outcome.err.strip().splitlines()
+    assert outcome.record["status"] == "failed"
+    assert line.removeprefix("error: ") in outcome.record["error"]
+    return line
+
+
+def test_divergence_says_where_and_keeps_the_last_good_checkpoint(command: Command) -> None:
+    # From the second epoch on the learning rate is 1e27.
+    words = ["optimizer=sgd", "optimizer.lr=0.001", "scheduler=step", "scheduler.step_size=1", "scheduler.gamma=1e30"]
+    outcome = command("train", *SHORT, *words, "trainer.max_epochs=3")
+    line = only_line(outcome)
+    assert line.startswith("error: training diverged: train/loss is ")
+    assert " after step 41, at learning rate 1e+27. Lower optimizer.lr" in line  # 40 steps an epoch
+    for name in ("best.ckpt", "last.ckpt"):
+        checkpoint = load_checkpoint(outcome.folder / "checkpoints" / name)
+        assert checkpoint["global_step"] == 40
+        assert all(weights.isfinite().all() for weights in checkpoint["state_dict"].values())
+
+
+def test_divergence_in_the_very_last_step_is_not_saved(command: Command) -> None:
+    words = ["optimizer=sgd", "optimizer.lr=1e39", "data.val_size=0", "trainer.limit_train_batches=1"]
+    outcome = command("train", *SHORT, *words, "trainer.max_epochs=1")
+    assert "training diverged: a weight is not finite after step 1, at learning rate 1e+39." in only_line(outcome)
+    assert not list(outcome.folder.rglob("*.ckpt"))
+
+
+def out_of_memory(images: torch.Tensor) -> None:
+    # As PyTorch 2.15 words it on an NVIDIA chip.
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.44 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.1 GiB is"
+        " free."
+    )
+
+
+def out_of_cpu_memory(images: torch.Tensor) -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def out_of_apple_memory(images: torch.Tensor) -> None:
+    raise RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB, other allocations: 1.00 GB)")
+
+
+@pytest.mark.parametrize("fail", [out_of_memory, out_of_cpu_memory, out_of_apple_memory])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.batch_size=400"], "data.batch_size=400: .* data.batch_size=200 trainer.accumulate_grad_batches=2: "),
+        (
+            ["data.batch_size=75", "trainer.accumulate_grad_batches=4"],
+            "data.batch_size=75: .* data.batch_size=25 trainer.accumulate_grad_batches=12: ",
+        ),
+        (["data.batch_size=97"], "data.batch_size=97: .* data.batch_size=49 trainer.accumulate_grad_batches=2: "),
+        (["data.batch_size=1"], "data.batch_size=1: .* a smaller model="),
+    ],
+)
+def test_out_of_memory_in_training(
+    fail: Callable, overrides: list[str], message: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After a summary of the network, which asks it once.
+    monkeypatch.setattr(CNN, "forward", lambda network, images: fail(images) if network.training else images)
+    monkeypatch.setattr("digits.report.network_summary", lambda *_: "")
+    line = only_line(command("train", *SHORT, *overrides))
+    message = message.replace(": .* ", ": out of memory on CPU .*. Give ")
+    assert re.match(f"error: {message}", line), line
+
+
+def test_out_of_memory_in_validation_and_test(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = CNN.forward
+    monkeypatch.setattr("digits.report.network_summary", lambda *_: "")
+    monkeypatch.setattr(
+        CNN, "forward", lambda network, images: plain(network, images) if network.training else out_of_memory(images)
+    )
+    for more in ([], ["data.val_size=0"]):
+        line = only_line(command("train", *SHORT, "trainer.limit_train_batches=1", "trainer.max_epochs=1", *more))
+        assert line.startswith("error: data.eval_batch_size=250: out of memory on CPU (")
+        assert line.endswith(". Give a smaller one")
+
+
+def test_another_error_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(network: CNN, images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(CNN, "forward", broken)
+    outcome = command("train", *SHORT)
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
