@@ -81,7 +81,7 @@ class TensorImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.images[index], self.target[index]
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
         """A batch by one gather: images (B, C, H, W) and target (B,). The DataLoader looks for this method."""
         index = torch.as_tensor(indices)
         return self.images[index], self.target[index]
@@ -397,7 +397,8 @@ def load_image_folder(root: Path, image_size: int | None, channels: int) -> Load
         UserError: if there are no two classes, a class is empty, or an image is damaged or unlike the others.
     """
     files = _image_files(root)
-    first, arrays, kinds = "", [], Counter()
+    first: Path | None = None
+    arrays, kinds = [], Counter[tuple[tuple[int, int], str]]()
     for path in (path for paths in files.values() for path in paths):
         pixels, kind = _read_image(path, image_size, channels)
         if image_size is None and kind not in (kinds or {kind}):
