@@ -86,7 +86,7 @@ def main(cfg: DictConfig) -> float | None:
         if cfg.trainer.profiler:
             if not isinstance(cfg.trainer.profiler, str):
                 raise UserError(f"trainer.profiler={cfg.trainer.profiler}: there are simple, advanced and pytorch")
-            profiler = trainer.profiler  # type: ignore[attr-defined] # set, but not declared, by Lightning
+            profiler = trainer.profiler  # type: ignore[attr-defined] # undeclared by Lightning
             profiler.dirpath, profiler.filename = folder, "profile"
         check_processes(trainer)
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)

@@ -313,7 +313,7 @@ class DigitsDataModule(L.LightningDataModule):
             # The run's seed is the same in each process, so they share one order of the images.
             seed = torch.initial_seed() % 2**31
             sampler = DistributedSampler(self.splits.train, world_size, rank, shuffle=True, seed=seed)
-        elif self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined] # set, but not declared, by Lightning
+        elif self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined] # undeclared by Lightning
             sampler = SequentialSampler(self.splits.train)  # the same images in each epoch
         batches = ResumableBatches(sampler, self.batch_size, self.position, draws_before=0 if self.num_workers else 1)
         return self._loader(self.splits.train, batch_sampler=batches)
@@ -371,7 +371,7 @@ class DigitsDataModule(L.LightningDataModule):
 
 def data_of(trainer: L.Trainer) -> DigitsDataModule:
     """The data that a trainer works on."""
-    return trainer.datamodule  # type: ignore[attr-defined] # set, but not declared, by Lightning
+    return trainer.datamodule  # type: ignore[attr-defined] # undeclared by Lightning
 
 
 def _as_is(batch: object) -> object:
