@@ -23,9 +23,10 @@ test: $(UV) ## the test suite, without its slow part
 test-all: $(UV) ## the whole test suite, full trainings and the README's commands included
 	$(UV) run pytest $(PARALLEL) -m "" $(ARGS)
 
-lint: $(UV) ## check style and formatting
+lint: $(UV) ## check style, formatting and types
 	$(UV) run ruff check .
 	$(UV) run ruff format --check .
+	$(UV) run mypy
 
 format: $(UV) ## mend style and formatting
 	$(UV) run ruff check --fix .
@@ -41,7 +42,7 @@ setup: $(UV) ## only make the environment (ARGS="--extra wandb")
 	$(UV) sync $(ARGS)
 
 clean: ## remove environments and caches; keeps data and logs
-	rm -rf .venv .uv .pytest_cache .ruff_cache
+	rm -rf .venv .uv .pytest_cache .ruff_cache .mypy_cache
 
 # Debian has Python without venv: then pip puts uv there.
 .uv/bin/uv:

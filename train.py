@@ -3,10 +3,11 @@
 import logging
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from digits.cli import check_overrides, check_targets, entry_point
 from digits.errors import UserError
@@ -14,7 +15,11 @@ from digits.files import whole
 from digits.processes import check_processes
 from digits.record import RunRecord, tested_checkpoint
 from digits.stop import Stop
-from digits.sweeps import job_overrides, resumed_config
+from digits.sweeps import job_overrides, plain_dict, resumed_config
+
+if TYPE_CHECKING:
+    from digits.classifier import Classifier
+    from digits.data import DigitsDataModule
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +61,10 @@ def main(cfg: DictConfig) -> float | None:
         position = load_checkpoint(cut_off) if cfg.resume and cut_off.exists() else None
         step = position["global_step"] if position else 0
         # What was logged after that step comes again; Lightning's CSVLogger would delete what it finds.
-        resumed_loggers = {"tensorboard": {"purge_step": step}, "csv": {"version": f"resumed_at_step_{step}"}}
+        resumed_loggers: dict[str, dict[str, Any]] = {
+            "tensorboard": {"purge_step": step},
+            "csv": {"version": f"resumed_at_step_{step}"},
+        }
         logged = resumed_loggers if cfg.resume else {}
 
         # Device
@@ -78,7 +86,8 @@ def main(cfg: DictConfig) -> float | None:
         if cfg.trainer.profiler:
             if not isinstance(cfg.trainer.profiler, str):
                 raise UserError(f"trainer.profiler={cfg.trainer.profiler}: there are simple, advanced and pytorch")
-            trainer.profiler.dirpath, trainer.profiler.filename = folder, "profile"
+            profiler = trainer.profiler  # type: ignore[attr-defined] # undeclared by Lightning
+            profiler.dirpath, profiler.filename = folder, "profile"
         check_processes(trainer)
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
@@ -109,7 +118,7 @@ def main(cfg: DictConfig) -> float | None:
 
         # Network; the checkpoint takes along, as plain types, what rebuilds it and its data
         classifier = make_classifier(cfg, data)
-        settings = OmegaConf.to_container(cfg, resolve=True)
+        settings = plain_dict(cfg, resolve=True)
         settings["model"] |= data.shape
         recipe = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
         classifier.save_hyperparameters({**recipe, "data": data.settings, "precision": trainer.precision}, logger=False)
@@ -149,12 +158,12 @@ def main(cfg: DictConfig) -> float | None:
         return figures.get("val/acc")
 
 
-def make_classifier(cfg: DictConfig, data):
+def make_classifier(cfg: DictConfig, data: "DigitsDataModule") -> "Classifier":
     """The network for the data's images and classes, with its optimizer and its schedule: data in, Classifier out."""
     from digits.classifier import Classifier
 
     network = instantiate(cfg.model, **data.shape, _convert_="all")
-    schedule = OmegaConf.to_container(cfg.scheduler, resolve=True)
+    schedule = plain_dict(cfg.scheduler, resolve=True)
     when = {name: schedule.pop(name) for name in ("interval", "frequency", "monitor") if name in schedule}
     return Classifier(
         network,

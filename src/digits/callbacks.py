@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
 from digits import figures, report
 from digits.analysis import confident_mistakes, misclassification
+from digits.classifier import Classifier
+from digits.data import data_of
 from digits.files import whole
 
 log = logging.getLogger(__name__)
@@ -95,8 +98,8 @@ class History(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and self.rows:
             scored = [row for row in self.rows if "val/acc" in row]
-            best = max(scored, key=lambda row: row["val/acc"])["epoch"] if scored else None
-            figure = figures.training_curves(self.rows, best, trainer.datamodule.title)
+            best = int(max(scored, key=lambda row: row["val/acc"])["epoch"]) if scored else None
+            figure = figures.training_curves(self.rows, best, data_of(trainer).title)
             _save(trainer, self.folder, "training_curves", figure)
 
     def row(self, epoch: int) -> dict[str, float]:
@@ -155,7 +158,7 @@ class DataFigures(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        data = trainer.datamodule
+        data = data_of(trainer)
         train = data.splits.train
         # A generator of its own: drawing a figure must not change the run's random numbers.
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(torch.initial_seed()))
@@ -191,15 +194,17 @@ class TestReport(Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Mapping[str, Tensor],
+        outputs: STEP_OUTPUT,
         batch: tuple[Tensor, Tensor],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        assert isinstance(outputs, Mapping)  # what Classifier.test_step hands on
         self._batches.append({name: value.cpu() for name, value in outputs.items()})
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data = trainer.datamodule
+        assert isinstance(pl_module, Classifier)
+        data = data_of(trainer)
         logits, target = (torch.cat([batch[name] for batch in self._batches]) for name in ("logits", "target"))
         self._batches.clear()
         logits, target = _all_in_order(trainer, logits, target)
@@ -242,6 +247,7 @@ def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[T
     if trainer.world_size == 1:
         return logits, target
     shares: list[Any] = [None] * trainer.world_size
+    assert trainer.test_dataloaders is not None
     positions = torch.tensor(list(trainer.test_dataloaders.sampler))[: len(target)]
     torch.distributed.all_gather_object(shares, (positions, logits, target))
     positions, logits, target = (torch.cat(parts) for parts in zip(*shares, strict=True))

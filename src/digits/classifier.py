@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -51,6 +52,8 @@ class Classifier(L.LightningModule):
         UserError: for an argument out of range.
     """
 
+    lr: float  # only while digits.tuning looks for one
+
     def __init__(
         self,
         network: nn.Module,
@@ -73,7 +76,7 @@ class Classifier(L.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
-        self.schedule = {"interval": interval, "frequency": frequency, "monitor": monitor}
+        self.interval, self.frequency, self.monitor = interval, frequency, monitor
         self.label_smoothing = label_smoothing
         self.check_finite = True
         # A loss that is not finite is neither ignored nor warned of: _check_finite stops the run. They are updated
@@ -123,7 +126,7 @@ class Classifier(L.LightningModule):
                 setattr(metric, state, value.to(self.device))
 
     def _epoch_metrics(self) -> dict[str, Metric]:
-        return {"train/loss": self.train_loss, **self.train_metrics}
+        return {"train/loss": self.train_loss, **dict(self.train_metrics.items())}
 
     def on_train_epoch_end(self) -> None:
         self._logged = False
@@ -169,14 +172,22 @@ class Classifier(L.LightningModule):
         mean_loss.reset()
         metrics.reset()
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self.make_optimizer is None or self.make_scheduler is None:
+            raise ValueError("to train, a Classifier needs an optimizer and a scheduler")
         make_scheduler = self._complete(self.make_scheduler)
-        self._rehearse(make_scheduler)
+        self._rehearse(self.make_optimizer, make_scheduler)
         optimizer = self.make_optimizer(self.network.parameters())
-        schedule = dict(self.schedule)
-        if schedule["monitor"]:
-            schedule["frequency"] *= self.trainer.check_val_every_n_epoch or 1  # a new figure each time it looks
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make_scheduler(optimizer), **schedule}}
+        looks = (self.trainer.check_val_every_n_epoch or 1) if self.monitor else 1  # a new figure each time it looks
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": make_scheduler(optimizer),
+                "interval": self.interval,
+                "frequency": self.frequency * looks,
+                "monitor": self.monitor,
+            },
+        }
 
     def _complete(self, make_scheduler: partial[LRScheduler]) -> partial[LRScheduler]:
         """Tells the schedule how many steps it has: that depends on epochs, batches, accumulation and devices.
@@ -187,12 +198,12 @@ class Classifier(L.LightningModule):
         unknown = [name for name, value in make_scheduler.keywords.items() if value == "auto"]
         if not unknown:
             return make_scheduler
-        steps, frequency = self.trainer.estimated_stepping_batches, self.schedule["frequency"]
+        steps, frequency = self.trainer.estimated_stepping_batches, self.frequency
         if math.isinf(steps):
             raise UserError(f"scheduler.{unknown[0]}=auto: give trainer.max_epochs or trainer.max_steps to count to")
-        batches, together = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+        batches, together = int(self.trainer.num_training_batches), self.trainer.accumulate_grad_batches
         epochs = steps / math.ceil(batches / together)
-        if self.schedule["interval"] == "epoch":
+        if self.interval == "epoch":
             steps = epochs / frequency
         elif frequency > 1:
             # Lightning counts batches, anew in each epoch, and steps the schedule where the optimizer steps too.
@@ -200,7 +211,11 @@ class Classifier(L.LightningModule):
             steps = epochs * sum(batch % frequency == 0 for batch in ends)
         return partial(make_scheduler, **dict.fromkeys(unknown, max(1, math.ceil(steps))))
 
-    def _rehearse(self, make_scheduler: Callable[[Optimizer], LRScheduler]) -> None:
+    def _rehearse(
+        self,
+        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        make_scheduler: Callable[[Optimizer], LRScheduler],
+    ) -> None:
         """Steps optimizer and schedule once on a parameter of their own: bad arguments show before training does.
 
         Raises:
@@ -208,11 +223,14 @@ class Classifier(L.LightningModule):
         """
         part = "optimizer"
         try:
-            optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
+            optimizer = make_optimizer([nn.Parameter(torch.zeros(1))])
             part = "scheduler"
             scheduler = make_scheduler(optimizer)
             optimizer.step()
-            scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(0.0)
+            else:
+                scheduler.step()
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{part}: {error}. See its keys with --cfg job") from error
 
@@ -237,13 +255,14 @@ class Classifier(L.LightningModule):
 
 
 def _metrics(stage: str, num_classes: int) -> MetricCollection:
-    shared = {"num_classes": num_classes, "validate_args": False}
-    metrics = {"acc": MulticlassAccuracy(average="micro", **shared)}
+    metrics: dict[str, Metric | MetricCollection] = {
+        "acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+    }
     if stage != "train":
         metrics |= {
-            "precision": MulticlassPrecision(average="weighted", **shared),
-            "recall": MulticlassRecall(average="weighted", **shared),
-            "f1": MulticlassF1Score(average="weighted", **shared),
-            "confusion": MulticlassConfusionMatrix(**shared),
+            "precision": MulticlassPrecision(num_classes, average="weighted", validate_args=False),
+            "recall": MulticlassRecall(num_classes, average="weighted", validate_args=False),
+            "f1": MulticlassF1Score(num_classes, average="weighted", validate_args=False),
+            "confusion": MulticlassConfusionMatrix(num_classes, validate_args=False),
         }
     return MetricCollection(metrics, prefix=f"{stage}/")

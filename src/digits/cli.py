@@ -316,6 +316,8 @@ def _choices(words: Sequence[str]) -> list[str]:
 def _flatten(cfg: DictConfig, prefix: str = "") -> list[str]:
     keys = []
     for key in cfg:
+        if not isinstance(key, str):
+            continue
         keys.append(f"{prefix}{key}")
         if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
             value = cfg[key]
@@ -333,7 +335,7 @@ def check_overrides(cfg: DictConfig) -> None:
     words = sweeps.job_overrides()
     choices = _choices(words)
     default = compose(HydraConfig.get().job.config_name, overrides=choices)
-    for name in default.keys() - cfg.keys():
+    for name in map(str, default.keys() - cfg.keys()):
         raise UserError(f"~{name}: {name} is needed. Choose another ({name}=...), or remove a key inside it")
     keys = [word.partition("=")[0].lstrip("+") for word in words if word not in choices]
     for key in keys:

@@ -5,9 +5,10 @@ on the same images, and an exact McNemar test says whether they differ by more t
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from digits.cli import one_line
 from digits.errors import UserError
@@ -29,7 +30,8 @@ def main() -> None:
     parser.add_argument("--data", metavar="ROOT", help="where the checkpoints' data is, if not where training found it")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="for testing the checkpoints")
     arguments = parser.parse_args()
-    sys.stdout.reconfigure(errors="replace")  # a terminal without ± must not cost the table
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ± must not cost the table
     try:
         print(compare(arguments.paths, arguments.csv, arguments.data, arguments.device))
     except (UserError, OSError) as error:
@@ -57,7 +59,8 @@ def compare(paths: list[Path], csv: Path | None = None, data: str | None = None,
         raise UserError(f"checkpoints (*.ckpt) given: {given}. Give folders of runs, or exactly two checkpoints")
     if csv:
         raise UserError("--csv: for a table of runs, not for two checkpoints. Leave it out")
-    return compare_checkpoints(*checkpoints, data=data, device=device)
+    a, b = checkpoints
+    return compare_checkpoints(a, b, data, device)
 
 
 def compare_checkpoints(a: Path, b: Path, data: str | None = None, device: str = "auto") -> str:
@@ -119,16 +122,18 @@ def _test(path: Path, root: str | None, device: str) -> tuple["DigitsDataModule"
     checkpoint = load_checkpoint(path)
     network = restore_network(checkpoint, path)
     data = restore_data(checkpoint, root=root)
+    precision = hardware.evaluation_precision("auto", checkpoint["hyper_parameters"]["precision"])
     trainer = L.Trainer(
         accelerator=device,
         devices=1,
-        precision=hardware.evaluation_precision("auto", checkpoint["hyper_parameters"]["precision"]),
+        precision=precision,  # type: ignore[arg-type] # of Lightning's names, but out of a file
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    logits = torch.cat(trainer.predict(Classifier(network, data.num_classes), datamodule=data))  # (N, num_classes)
+    batches = trainer.predict(Classifier(network, data.num_classes), datamodule=data)
+    logits = torch.cat(cast("list[Tensor]", batches))  # (N, num_classes)
     return data, logits.argmax(dim=1)
 
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from digits.errors import UserError
 from digits.files import whole
 from digits.record import read_record
-from digits.sweeps import quoted
+from digits.sweeps import plain_dict, quoted
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 MOST_FOLDS = 100  # each is a training
@@ -75,7 +75,7 @@ def cross_validate(words: list[str]) -> int:
         raise UserError(f"{folder}: some folds were not tested, so there is nothing to say about them")
     predictions = _out_of_fold(folder, folds)
     with whole(folder / "out_of_fold.npz") as part:
-        np.savez_compressed(part, **predictions)
+        np.savez_compressed(part, **predictions)  # type: ignore[arg-type] # its types see `allow_pickle` in any splat
     rows = [
         {"fold": fold, "images": record["split_sizes"]["test"], **{name: record[name] for name in METRICS}}
         for fold, record in enumerate(records)
@@ -125,7 +125,7 @@ def _log_dir(words: list[str]) -> str:
 def _folds_of(folder: Path) -> int:
     """The number of folds of a cross-validation that is to go on."""
     try:
-        overrides = OmegaConf.to_container(OmegaConf.load(folder / "multirun.yaml").hydra.overrides)["task"]
+        overrides = plain_dict(OmegaConf.load(folder / "multirun.yaml").hydra.overrides)["task"]
         return int(next(word.partition("=")[2] for word in overrides if word.startswith("data.folds=")))
     except (OSError, StopIteration, ValueError, OmegaConfBaseException) as error:
         raise UserError(f"resume_sweep={folder}: not the folder of a cross-validation, logs/crossval/...") from error

@@ -169,21 +169,28 @@ class DigitsDataModule(L.LightningDataModule):
             raise UserError(f"data.std={std}: the deviation to divide by must be above 0")
         self.augmentation = augmentation or nn.Identity()
         self.position: dict[str, Any] | None = None  # of a run that goes on: see digits.resume
-        self.splits: Splits | None = None
+        self._splits: Splits | None = None
         self.class_names: tuple[str, ...] = ()
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
+    def splits(self) -> Splits:
+        if self._splits is None:
+            raise RuntimeError("the data has no splits before setup() has loaded it")
+        return self._splits
+
+    @property
     def shape(self) -> dict[str, int]:
         """What a network has to know of the data: `in_channels`, `num_classes` and `image_size`."""
-        return {"in_channels": self.in_channels, "num_classes": self.num_classes, "image_size": self.image_size}
+        in_channels, image_size = self.splits.train.images.shape[1:3]
+        return {"in_channels": in_channels, "num_classes": self.num_classes, "image_size": image_size}
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override] # which Lightning declares, and does not use
         """What the images are: accuracies on data of different names do not compare."""
         name = self.root.name if self.dataset == "image_folder" else self.dataset
         return f"{name} {self.subset}" if self.subset else name
@@ -225,7 +232,7 @@ class DigitsDataModule(L.LightningDataModule):
         Raises:
             UserError: if the data cannot be had, and `offline_fallback` is off or a damaged file is in the way.
         """
-        if self.splits is None and self.dataset in FETCHERS:
+        if self._splits is None and self.dataset in FETCHERS:
             try:
                 # Of a machine's processes one downloads, and the others find the files there.
                 with FileLock(Path(tempfile.gettempdir(), f"digits-{_hash_of(self.root)}.lock")):
@@ -239,7 +246,7 @@ class DigitsDataModule(L.LightningDataModule):
         Raises:
             UserError: if a file is missing or damaged, or a class has too few images for the splits.
         """
-        if self.splits is not None:
+        if self._splits is not None:
             return
         try:
             train, test, self.class_names = LOADERS[self.dataset](self.root, **self._options)
@@ -249,10 +256,10 @@ class DigitsDataModule(L.LightningDataModule):
             train, test, self.class_names = LOADERS[self.dataset](self.root, **self._options)
         self.in_channels, self.image_size = train.images.shape[1:3]
         splits = self._cut(train, test)
-        measured = (None, None) if self.mean and self.std else pixel_statistics(splits.train.images)
+        measured = ([], []) if self.mean and self.std else pixel_statistics(splits.train.images)
         self.mean = self._per_channel("mean", self.mean or measured[0])
         self.std = self._per_channel("std", self.std or measured[1])
-        self.splits = splits
+        self._splits = splits
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -308,7 +315,7 @@ class DigitsDataModule(L.LightningDataModule):
             # The run's seed is the same in each process, so they share one order of the images.
             seed = torch.initial_seed() % 2**31
             sampler = DistributedSampler(self.splits.train, world_size, rank, shuffle=True, seed=seed)
-        elif self.trainer and self.trainer.overfit_batches:
+        elif self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined] # undeclared by Lightning
             sampler = SequentialSampler(self.splits.train)  # the same images in each epoch
         batches = ResumableBatches(sampler, self.batch_size, self.position, draws_before=0 if self.num_workers else 1)
         return self._loader(self.splits.train, batch_sampler=batches)
@@ -349,7 +356,7 @@ class DigitsDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, target = batch
         images = images.float() / 255  # (B, C, H, W) in [0, 1]
-        if self.trainer.training:
+        if self.trainer and self.trainer.training:
             images = self.augmentation(images)
         return self.normalise(images), target
 
@@ -364,14 +371,19 @@ class DigitsDataModule(L.LightningDataModule):
         return (images - mean) / std
 
 
-def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def data_of(trainer: L.Trainer) -> DigitsDataModule:
+    """The data that a trainer works on."""
+    return trainer.datamodule  # type: ignore[attr-defined] # undeclared by Lightning
+
+
+def _as_is(batch: object) -> object:
     """The dataset hands out whole batches, so there is nothing to collate."""
     return batch
 
 
-def _numbers(name: str, values: float | list[float] | None) -> list[float] | None:
+def _numbers(name: str, values: float | list[float] | None) -> list[float]:
     if values is None:
-        return None
+        return []
     numbers = values if isinstance(values, list | tuple) else [values]
     if not numbers or not all(_is_number(number) and math.isfinite(number) for number in numbers):
         raise UserError(f"data.{name}={values}: give a number, one for each channel, or null to have it computed")

@@ -32,7 +32,7 @@ from digits.pictures import channels_first, eight_bits, fitted, over
 log = logging.getLogger(__name__)
 
 DIGITS = tuple("0123456789")
-IDX_TYPES = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}  # by the third byte of an IDX file's magic number
+IDX_TYPES: dict[int, np.dtype] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}  # by the third byte of an IDX file's magic number
 MOST_IDX_BYTES = 2**28  # unpacked: more than the largest of these data sets (EMNIST) has
 DOWNLOAD_TIMEOUT_SECONDS = 20
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # ours, not the network's
@@ -83,7 +83,7 @@ class TensorImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.images[index], self.target[index]
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
         """A batch by one gather: images (B, C, H, W) and target (B,). The DataLoader looks for this method."""
         index = torch.as_tensor(indices)
         return self.images[index], self.target[index]
@@ -409,7 +409,8 @@ def load_image_folder(root: Path, image_size: int | None, channels: int) -> Load
         UserError: if there are no two classes, a class is empty, or an image is damaged or unlike the others.
     """
     files = _image_files(root)
-    first, arrays, kinds = "", [], Counter()
+    first: Path | None = None
+    arrays, kinds = [], Counter[tuple[tuple[int, int], str]]()
     for path in (path for paths in files.values() for path in paths):
         pixels, kind = _read_image(path, image_size, channels)
         if image_size is None and kind not in (kinds or {kind}):

@@ -174,7 +174,8 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
         except ClientDisconnect:
             return Response(status_code=499)
 
-    async def complain(_: Request, error: HTTPException) -> Response:
+    async def complain(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # Starlette's types know one kind of handler for all
         return JSONResponse({"message": error.detail}, error.status_code, error.headers)
 
     files = [

@@ -17,6 +17,8 @@ from digits.record import RunRecord
 if TYPE_CHECKING:
     from torch import nn
 
+    from digits.networks import RawPixels
+
 log = logging.getLogger(__name__)
 METHODS = {"integrated_gradients": "integrated gradients", "grad_cam": "Grad-CAM"}
 
@@ -71,7 +73,7 @@ def main(cfg: DictConfig) -> None:
         report_failures(answers)
 
 
-def attribution(model: "nn.Module", image: np.ndarray, label: int, method: str = "integrated_gradients") -> np.ndarray:
+def attribution(model: "RawPixels", image: np.ndarray, label: int, method: str = "integrated_gradients") -> np.ndarray:
     """How much each pixel speaks for a class (above 0) or against it (below), by Captum.
 
     Integrated gradients (Sundararajan et al., https://arxiv.org/abs/1703.01365) go from the black image to this one,
@@ -80,7 +82,7 @@ def attribution(model: "nn.Module", image: np.ndarray, label: int, method: str =
     for a class.
 
     Args:
-        model: from pixels in 0..255 to logits: `RawPixels`.
+        model: from pixels in 0..255 to logits.
         image: uint8 of shape (C, H, W).
         label: the number of the class.
         method: `integrated_gradients` or `grad_cam`.

@@ -103,6 +103,7 @@ def to_onnx(network: "nn.Module", facts: ModelFacts) -> bytes:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
+    assert program is not None  # as it would be without dynamo
     # Each node says where in which file of this machine it comes from.
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props["digits"] = facts.to_json()

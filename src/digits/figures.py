@@ -158,10 +158,10 @@ def _grid(figure: Figure, rows: int, columns: int) -> list[Axes]:
     return cells
 
 
-def _show(axes: Axes, image: np.ndarray, title: str, **font) -> None:
+def _show(axes: Axes, image: np.ndarray, title: str, fontsize: int) -> None:
     pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)  # (H, W) or (H, W, 3)
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_title(title, **font)
+    axes.set_title(title, fontsize=fontsize)
 
 
 def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
@@ -213,15 +213,15 @@ def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -
     axes.set_ylim(rows - 0.5, -0.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{100 * tick:.6g}%"))
     axes.set_yticks(range(rows), labels)
-    values = axes.secondary_yaxis("right")
-    values.set_yticks(range(rows), [text.strip() for text in written], fontsize=8)
-    for side in (axes, values):
-        side.tick_params(axis="y", length=0)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(rows), [text.strip() for text in written], fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    right.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", top=rows > 12, labeltop=rows > 12)  # a long way down to the other one
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     sns.despine(ax=axes, left=True)
-    values.spines[:].set_visible(False)
+    right.spines[:].set_visible(False)
     return figure
 
 

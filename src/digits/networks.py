@@ -101,6 +101,8 @@ class ResNet18(ResNet):
         ValueError: for an argument out of range.
     """
 
+    fc: nn.Module
+
     def __init__(
         self,
         in_channels: int = 1,
@@ -192,6 +194,9 @@ class RawPixels(nn.Module):
         mean: of each channel, subtracted from the pixels in [0, 1].
         std: of each channel, by which they are then divided.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

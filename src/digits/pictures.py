@@ -73,7 +73,8 @@ def _read_file(file: Path | io.BytesIO, name: str) -> Image.Image:
         _check(image, name)
         size = image.size
         factor = _factor(size)
-        image.draft(None, tuple(max(1, side // factor) for side in size))  # a JPEG need not be decoded in full
+        width, height = (max(1, side // factor) for side in size)
+        image.draft(None, (width, height))  # a JPEG need not be decoded in full
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         ImageOps.exif_transpose(image, in_place=True)
         return _plain(image, size[::-1] if turned else size)

@@ -341,6 +341,7 @@ def _found(ink: _Ink, digit: _Stroke, picture: Image.Image, form: Form) -> Found
     from scipy import ndimage
     from skimage.segmentation import watershed
 
+    assert form.fit is not None  # else the picture is taken whole
     margin = 2 + digit.size // 8  # for the soft edges of the strokes
     top, left = max(0, digit.top - margin), max(0, digit.left - margin)
     window = (slice(top, digit.bottom + margin), slice(left, digit.right + margin))

@@ -41,6 +41,7 @@ class Pruning(Callback):
 
     @cached_property
     def _trial(self) -> Trial:
+        assert self.trial is not None  # nobody asks outside of a search
         return Trial(self._study, self._study.get_trials(deepcopy=False)[self.trial]._trial_id)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -58,6 +59,6 @@ class Pruning(Callback):
         # One process decides for all: they have to end together.
         if trainer.strategy.broadcast(trainer.is_global_zero and self._trial.should_prune()):
             if trainer.is_global_zero:
-                self._study.tell(self.trial, state=TrialState.PRUNED)
+                self._study.tell(self._trial.number, state=TrialState.PRUNED)
             epoch = trainer.current_epoch  # the one before, counted from 1
             raise Pruned(f"trial {self.trial} pruned after epoch {epoch}: {MONITOR} {value:.4f}")

@@ -133,7 +133,7 @@ def _lock_of(folder: Path) -> FileLock:
 
 def _signal(error: BaseException | None) -> str:
     """What interrupted: KeyboardInterrupt, or an exit as after a signal."""
-    code = getattr(error, "code", None)
+    code = getattr(error, "code", 0)
     names = {128 + number: number.name for number in signal.Signals}
     return names.get(code, type(error).__name__)
 

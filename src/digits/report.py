@@ -93,7 +93,7 @@ def epoch_line(row: Mapping[str, float], max_epochs: int) -> str:
     return "  ".join([f"epoch {row['epoch']:>2}{of}", *values, f"{row['seconds']:.1f} s"])
 
 
-def evaluation(metrics: Mapping[str, float], analysis: Misclassification, dataset: str) -> str:
+def evaluation(metrics: Mapping[str, Tensor | float], analysis: Misclassification, dataset: str) -> str:
     """The test's figures and the misclassification analysis."""
     lines = [f"test set of {dataset}: {analysis.total:,} images, {analysis.errors:,} misclassified", ""]
     lines += [f"  {label:<9} {metrics[f'test/{name}']:8.2%}" for name, label in METRICS.items()]

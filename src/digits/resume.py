@@ -120,7 +120,8 @@ class LastCheckpoint(Checkpoint):
         self.stop.deferred = False
 
     def _save(self, trainer: L.Trainer, batches: int) -> None:
-        if not trainer.fast_dev_run:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined] # undeclared by Lightning
+            assert trainer.train_dataloader is not None
             before_order = trainer.train_dataloader.batch_sampler.before_order
             self._position = {
                 "step": trainer.global_step,
@@ -140,7 +141,7 @@ class LastCheckpoint(Checkpoint):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         position = checkpoint["callbacks"].get(self.state_key, {})
         if position.get("step") == checkpoint["global_step"]:  # not so in what SLURM's signal has Lightning save
-            trainer.datamodule.position = position
+            trainer.datamodule.position = position  # type: ignore[attr-defined] # undeclared by Lightning
             trainer.should_stop = position["stopped"]  # early, before it was cut off in its test
 
 

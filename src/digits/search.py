@@ -27,18 +27,20 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from digits.errors import UserError
 
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the sweeper has a line a trial itself
 
 
-def distribution(override: Override) -> BaseDistribution:
+def distribution(override: Override) -> Distribution:
     """What Optuna draws from for a sweep in Hydra's syntax, such as `optimizer.lr=tag(log, interval(1e-4, 0.1))`.
 
     `a,b` and `choice(a, b)` are categories, `range(start, stop, step)` is numbers up to stop without it, as in Python,
@@ -47,21 +49,28 @@ def distribution(override: Override) -> BaseDistribution:
     Raises:
         UserError: for a space without a value.
     """
-    sweep, line = override.value(), override.input_line
+    sweep, line = override.value(), _line(override)
     is_log = "log" in getattr(sweep, "tags", ())
     match sweep:
         case RangeSweep():
             return _range(sweep, is_log, line)
-        case IntervalSweep(start=low, end=high):
+        case IntervalSweep(start=int() | float() as low, end=int() | float() as high):
             _check(low < high, line, f"{low} is not below {high}")
             _check(low > 0 or not is_log, line, f"a logarithmic interval has to start above 0, not at {low}")
-            return (IntDistribution if isinstance(low, int) else FloatDistribution)(low, high, log=is_log)
+            if isinstance(low, int) and isinstance(high, int):
+                return IntDistribution(low, high, log=is_log)
+            return FloatDistribution(low, high, log=is_log)
     choices = sweep.list if isinstance(sweep, ChoiceSweep) else list(override.sweep_iterator())  # else a glob
     _check(choices, line, "there is nothing to choose from")
     return CategoricalDistribution([_category(choice) for choice in choices])
 
 
-def _range(sweep: RangeSweep, is_log: bool, line: str) -> BaseDistribution:
+def _line(override: Override) -> str:
+    """As it was written; the type has None for one that nobody wrote."""
+    return str(override.input_line)
+
+
+def _range(sweep: RangeSweep, is_log: bool, line: str) -> Distribution:
     # By their text: as decimal fractions, 0.1 and its multiples are exact.
     start, stop, step = (Decimal(str(number)) for number in (sweep.start, sweep.stop, sweep.step))
     _check(step, line, "its step is 0")
@@ -85,7 +94,7 @@ def _category(choice: ParsedElementType) -> bool | int | float | str | None:
     return choice if choice is None or isinstance(choice, bool | int | float) else Transformer.str(choice)
 
 
-def split(overrides: Iterable[Override]) -> tuple[list[str], dict[str, BaseDistribution]]:
+def split(overrides: Iterable[Override]) -> tuple[list[str], dict[str, Distribution]]:
     """The overrides that are the same in each trial, and the space of the others; a key's last override counts.
 
     Raises:
@@ -95,7 +104,7 @@ def split(overrides: Iterable[Override]) -> tuple[list[str], dict[str, BaseDistr
     space = {key: distribution(override) for key, override in by_key.items() if override.is_sweep_override()}
     if not space:
         raise UserError("nothing to search: give hydra.sweeper.params, or a sweep such as model.dropout=0.1,0.3")
-    return [override.input_line for key, override in by_key.items() if key not in space], space
+    return [_line(override) for key, override in by_key.items() if key not in space], space
 
 
 def words(params: Mapping[str, Any]) -> list[str]:
@@ -103,7 +112,7 @@ def words(params: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value if isinstance(value, str) else Transformer.str(value)}" for key, value in params.items()]
 
 
-def samples(space: Mapping[str, BaseDistribution]) -> Iterable[list[str]]:
+def samples(space: Mapping[str, Distribution]) -> Iterable[list[str]]:
     """Overrides that together name each choice of the space once."""
     values = {
         key: part.choices if isinstance(part, CategoricalDistribution) else (part.low, part.high)
@@ -171,11 +180,11 @@ def open_storage(url: str) -> RDBStorage:
         )
     if parts.password:
         parts = parts.set(password=os.path.expandvars(parts.password))
-    if parts.drivername.startswith("sqlite") and parts.database in (None, "", ":memory:"):
+    if parts.drivername.startswith("sqlite") and (not parts.database or parts.database == ":memory:"):
         raise UserError(f"hydra.sweeper.storage={url}: the trials cannot see a study in memory. Name a file")
     full = parts.render_as_string(hide_password=False)
     try:
-        if parts.drivername.startswith("sqlite"):
+        if parts.drivername.startswith("sqlite") and parts.database:
             Path(parts.database).parent.mkdir(parents=True, exist_ok=True)
         try:
             return RDBStorage(full)
@@ -199,7 +208,11 @@ def open_study(
         UserError: for a database that cannot be opened, or a study of another direction or space.
     """
     study = optuna.create_study(
-        storage=open_storage(storage), study_name=name, direction=direction, sampler=sampler, load_if_exists=True
+        storage=open_storage(storage),
+        study_name=name,
+        direction=StudyDirection[direction.upper()],
+        sampler=sampler,
+        load_if_exists=True,
     )
     way_out = "Give another hydra.sweeper.study_name"
     if study.direction.name.lower() != direction:

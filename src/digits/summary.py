@@ -23,6 +23,7 @@ from digits.console import as_text
 from digits.errors import UserError
 from digits.files import whole
 from digits.record import is_running, tested_checkpoint
+from digits.sweeps import plain_dict
 
 # Where a run goes and what it belongs to, not what is trained.
 NO_SETTING = re.compile(r"(resume|resume_sweep|checkpoint_every_seconds|log_dir|callbacks\.pruning\.trial|hydra\..*)$")
@@ -77,12 +78,8 @@ class Run:
     @cached_property
     def _choices(self) -> dict[str, str]:
         """The file chosen in each group."""
-        return (
-            OmegaConf.to_container(_load(self.folder / ".hydra" / "hydra.yaml"))
-            .get("hydra", {})
-            .get("runtime", {})
-            .get("choices", {})
-        )
+        hydra = plain_dict(_load(self.folder / ".hydra" / "hydra.yaml")).get("hydra", {})
+        return hydra.get("runtime", {}).get("choices", {})
 
     @cached_property
     def _config(self) -> DictConfig:
@@ -103,7 +100,7 @@ class Run:
 def _load(path: Path) -> DictConfig:
     """A YAML file of a run's folder; empty where it is not there or damaged."""
     try:
-        return OmegaConf.create(OmegaConf.to_container(OmegaConf.load(path)))
+        return OmegaConf.create(plain_dict(OmegaConf.load(path)))
     except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
         return OmegaConf.create({})
 

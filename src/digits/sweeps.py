@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
 from yaml import YAMLError
 
 from digits.errors import UserError
@@ -62,7 +62,7 @@ def resumed_words(words: list[str], folder: str) -> list[str]:
         )
     try:
         sweep = OmegaConf.load(path).hydra
-        sweeper, overrides = sweep.sweeper._target_, OmegaConf.to_container(sweep.overrides)
+        sweeper, overrides = sweep.sweeper._target_, plain_dict(sweep.overrides)
     except (YAMLError, UnicodeDecodeError, AttributeError, OmegaConfBaseException) as error:
         raise UserError(f"resume_sweep={folder}: its multirun.yaml is damaged, or not a sweep's") from error
     if sweeper != BASIC_SWEEPER:
@@ -120,7 +120,7 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     """
     path = Path(cfg.resume, "config.yaml")
     try:
-        saved = OmegaConf.load(path)
+        saved = OmegaConf.create(plain_dict(OmegaConf.load(path)))
         planned, schedule = saved.trainer.max_epochs, dict(saved.scheduler)
     except (OSError, YAMLError, UnicodeDecodeError, AttributeError, TypeError, OmegaConfBaseException) as error:
         raise UserError(f"resume={cfg.resume}: its config.yaml is missing or damaged ({error})") from error
@@ -146,7 +146,7 @@ def _last_run(words: list[str]) -> Path:
 
 def job_overrides() -> list[str]:
     """The overrides of the run that goes on, as they were given: interpolations stay what they are."""
-    return OmegaConf.to_container(HydraConfig.get().overrides.task)
+    return plain_dict(HydraConfig.get().overrides)["task"]
 
 
 def done_before(cfg: DictConfig) -> dict[str, Any] | None:
@@ -163,6 +163,18 @@ def done_before(cfg: DictConfig) -> dict[str, Any] | None:
         return None
     log.info("done before: %s", folder)
     return record
+
+
+def plain_dict(cfg: Any, resolve: bool = False) -> dict[str, Any]:
+    """A config as plain types; interpolations stay what they are, unless they are to be resolved.
+
+    Raises:
+        ConfigTypeError: an OmegaConfBaseException, for one that is a list.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=resolve)
+    if not isinstance(plain, dict):
+        raise ConfigTypeError(f"keys with values are expected, not a {type(plain).__name__}")
+    return plain
 
 
 def quoted(value: str) -> str:

@@ -24,9 +24,10 @@ def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.T
         UserError: if not even `data.batch_size` fits.
     """
     start = data.batch_size
-    found = Tuner(trainer).scale_batch_size(
+    tried = Tuner(trainer).scale_batch_size(
         classifier, datamodule=data, steps_per_trial=3, init_val=start, max_val=LARGEST_BATCH
     )
+    found = tried or 0  # None only with fast_dev_run, which a probe has not
     if found >= LARGEST_BATCH > start:
         found //= 2  # the tuner stops at the limit without having tried it
     if found < start:

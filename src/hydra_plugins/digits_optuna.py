@@ -43,6 +43,8 @@ class OptunaSweeper(Sweeper):
         params: the space, sweeps in Hydra's syntax by key; the command line's overrides come on top.
     """
 
+    config: DictConfig
+
     def __init__(
         self,
         study_name: str,
