@@ -1,6 +1,9 @@
 """A run that was cut off goes on as if it had not been: the same weights, figures and files, in the same folder."""
 
 import csv
+import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from digits.classifier import Classifier
 from digits.compare import compare
 
 SMALL = ["data=mnist5k", "model=fast", "trainer=cpu", "trainer.limit_train_batches=12", "trainer.max_epochs=3"]
+Hostile = tuple[Path, list[str], str]
 MEASURED_TIME = ("seconds", "train/images_per_second")
 
 
@@ -199,3 +203,92 @@ def test_a_run_that_stopped_early_stays_so(command: Command, monkeypatch: pytest
     whole = command("train", *words)
     assert whole.record["epochs"] == 2
     assert_same(resumed, whole)
+
+
+def test_a_resumed_sweep_goes_on_amid_its_job(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["-m", *SMALL, "seed=1,2"]
+    training_step = Classifier.training_step
+    steps: list[int] = []
+
+    def interrupted(self: Classifier, batch: Any, batch_idx: int) -> Tensor:
+        steps.append(self.global_step)
+        if len(steps) == 36 + 21:  # amid the second epoch of the second job
+            os.kill(os.getpid(), signal.SIGINT)
+        return training_step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "training_step", interrupted)
+        cut = command("train", *words)
+        assert cut.code == 130, cut.err
+        steps.clear()
+        resumed = command("train", f"resume_sweep={cut.folder}")
+    assert resumed.code == 0, resumed.err
+    assert steps == list(range(21, 36))
+    whole = command("train", *words)
+    for job in "01":
+        assert rows(resumed.folder / job) == rows(whole.folder / job)
+
+
+# What a folder that comes from somebody else remembers
+
+
+def remember(folder: Path, words: list[str]) -> None:
+    record = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(record | {"overrides": words}))
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Hostile:
+    """A file that code would make, the words that would have Hydra run it, and what that would be."""
+    touched = tmp_path / "touched"
+    evil = tmp_path / "evil" / "experiment" / "evil.yaml"
+    evil.parent.mkdir(parents=True)
+    call = f"{{_target_: shutil.copyfile, src: {Path(__file__)}, dst: {touched}}}"
+    evil.write_text(f"# @package _global_\nhydra: {{callbacks: {{evil: {call}}}}}")
+    return touched, [f"--config-dir={tmp_path / 'evil'}", "experiment=evil"], call
+
+
+def test_words_of_a_folder_do_not_choose_what_runs(command: Command, cut_run, hostile: Hostile) -> None:
+    touched, words, call = hostile
+    folder = cut_run(3)
+    target = [f"+hydra.callbacks.evil={call}"]
+    assert command("train", *SMALL, "trainer.fast_dev_run=1", *target).code == 0
+    assert touched.exists(), "the words were no threat: the test proves nothing"
+    touched.unlink()
+    assert command("train", *words, *SMALL, "trainer.fast_dev_run=1").code == 0
+    assert touched.exists(), "the words were no threat: the test proves nothing"
+    touched.unlink()
+
+    for hostile_words in (words, words[:1], ["-m"], [3], "abc", None, {"a": 1}):
+        remember(folder, [*hostile_words, *SMALL] if isinstance(hostile_words, list) else hostile_words)
+        outcome = command("train", f"resume={folder}")
+        assert outcome.code == 1
+        assert f"resume={folder}: no run's folder, or a damaged one" in outcome.err
+    remember(folder, [*SMALL, *target, "+hydra/callbacks=evil", "+logger@hydra.callbacks.evil=csv"])
+    assert command("train", f"resume={folder}").code == 0  # these are left out
+    assert not touched.exists()
+
+
+def test_words_of_a_sweeps_folder_do_not_choose_what_runs(command: Command, tmp_path: Path, hostile: Hostile) -> None:
+    touched, words, call = hostile
+    sweep = command("train", "-m", *SMALL, "trainer.fast_dev_run=1", "seed=1,2").folder
+    file = sweep / "multirun.yaml"
+    remembered = OmegaConf.load(file)
+    for part, more, code in (
+        ("task", words, 1),
+        ("task", [f"+hydra.callbacks.evil={call}"], 0),
+        ("hydra", words[:1], 1),
+        ("hydra", [f"+hydra.callbacks.evil={call}", f"hydra.launcher={call}"], 0),
+        ("hydra", ["hydra/launcher=../../evil/experiment/evil"], 0),
+        ("hydra", ["+hydra.launcher._target_=os.system"], 0),
+    ):
+        config = OmegaConf.create(OmegaConf.to_container(remembered))
+        config.hydra.overrides[part] = [*more, *config.hydra.overrides[part]]
+        OmegaConf.save(config, file)
+        (sweep / "1" / "metrics.json").unlink()
+        outcome = command("train", f"resume_sweep={sweep}")
+        assert outcome.code == code, (more, outcome.err)
+        assert code == 0 or "its multirun.yaml is damaged" in outcome.err
+        if code:
+            (sweep / "1" / "metrics.json").write_text("{}")
+        assert not touched.exists()

@@ -74,8 +74,11 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     if FULL_ERRORS:
                         raise
                     _exit(error, config_name)  # at once: Hydra would add a line of its own
-            if done := sweeps.done_before(cfg):
-                return done.get("val/acc")
+            before = sweeps.begun_before(cfg)
+            if before.get("status") == "completed":
+                log.info("done before: %s", HydraConfig.get().runtime.output_dir)
+                return before.get("val/acc")
+            sweeps.go_on(cfg, before)
             try:
                 processes.refuse_sweep_in_many()
                 with processes.alone_in_its_environment():

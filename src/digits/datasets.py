@@ -32,7 +32,8 @@ from digits.pictures import channels_first, eight_bits, fitted, over
 log = logging.getLogger(__name__)
 
 DIGITS = tuple("0123456789")
-IDX_TYPES: dict[int, np.dtype] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}  # by the third byte of an IDX file's magic number
+# By the third byte of an IDX file's magic number.
+IDX_TYPES: dict[int, np.dtype] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
 MOST_IDX_BYTES = 2**28  # unpacked: more than the largest of these data sets (EMNIST) has
 DOWNLOAD_TIMEOUT_SECONDS = 20
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # ours, not the network's

@@ -2,10 +2,13 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
@@ -63,18 +66,58 @@ def resumed_words(words: list[str], folder: str) -> list[str]:
     try:
         sweep = OmegaConf.load(path).hydra
         sweeper, overrides = sweep.sweeper._target_, plain_dict(sweep.overrides)
-    except (YAMLError, UnicodeDecodeError, AttributeError, OmegaConfBaseException) as error:
+        task, sweeping = experiment_words(overrides["task"]), sweep_words(overrides["hydra"])
+    except (
+        *(YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError),
+        *(OmegaConfBaseException, OverrideParseException),
+    ) as error:
         raise UserError(f"resume_sweep={folder}: its multirun.yaml is damaged, or not a sweep's") from error
     if sweeper != BASIC_SWEEPER:
         raise UserError(f"resume_sweep={folder}: a search goes on where it stopped when its command is run again")
-    known = ("-m", "--multirun", *overrides["task"])
-    more = [word for word in words if word not in known and not word.startswith("resume_sweep=")]
+    more = [word for word in words if word not in ("-m", "--multirun", *task) and not word.startswith("resume_sweep=")]
     if others := [word for word in more if not word.startswith("hydra")]:
         raise UserError(f"{others[0]}: resume_sweep takes the sweep's own overrides; give hydra/launcher=... at most")
-    own = [word for word in overrides["hydra"] if not word.startswith(("hydra.sweep.dir=", "hydra.mode="))]
-    own += [word for word in overrides["task"] if not word.startswith("resume_sweep=")]
     where = quoted(str(path.parent.absolute()))
-    return ["--multirun", *own, *more, f"resume_sweep={where}", f"hydra.sweep.dir={where}"]
+    return ["--multirun", *sweeping, *task, *more, f"resume_sweep={where}", f"hydra.sweep.dir={where}"]
+
+
+def experiment_words(words: Sequence[str]) -> list[str]:
+    """Of the overrides that a run's or a sweep's folder remembers, those about the experiment.
+
+    The folder may come from anywhere, and Hydra would call what it finds under `hydra`, or in another folder of
+    configs (`--config-dir`), before anybody looks.
+
+    Raises:
+        OverrideParseException: a HydraException, for what is no override at all.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    return [
+        word
+        for word, override in zip(words, overrides, strict=True)
+        if not override.key_or_group.startswith("hydra")
+        and not (override.package or "").startswith("hydra")
+        and override.key_or_group not in ("resume", "resume_sweep")
+    ]
+
+
+def sweep_words(words: Sequence[str]) -> list[str]:
+    """Of the overrides of Hydra that a sweep's folder remembers, those that say what its jobs are and where.
+
+    Other settings of a launcher are to be given again: some of them are shell commands.
+
+    Raises:
+        OverrideParseException: a HydraException, for what is no override at all.
+    """
+    kept = []
+    for word, override in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
+        match override.key_or_group:
+            case "hydra/launcher" if str(override.value()).isidentifier():  # none of another folder
+                kept.append(word)
+            case "hydra.launcher.n_jobs" | "hydra.sweep.subdir":
+                kept.append(word)
+            case key if key.startswith("hydra.sweeper.params."):
+                kept.append(word)
+    return kept
 
 
 def resumed_run_words(words: list[str], asked: str) -> list[str]:
@@ -89,9 +132,12 @@ def resumed_run_words(words: list[str], asked: str) -> list[str]:
     """
     more = [word for word in words if not word.lstrip("+").startswith("resume=")]
     folder = _last_run(more) if asked == "last" else Path(asked).expanduser().absolute()
-    own = read_record(folder).get("overrides")
-    if not (isinstance(own, list) and all(isinstance(word, str) for word in own)):
-        raise UserError(f"resume={asked}: no run's folder, or a damaged one. Give logs/train/runs/..., or last")
+    try:
+        own = experiment_words(read_record(folder)["overrides"])
+    except (KeyError, TypeError, AttributeError, OverrideParseException) as error:
+        raise UserError(
+            f"resume={asked}: no run's folder, or a damaged one. Give logs/train/runs/..., or last"
+        ) from error
     for word in more:
         key = word.partition("=")[0]
         if key not in GOES_ON_WITH:
@@ -102,8 +148,6 @@ def resumed_run_words(words: list[str], asked: str) -> list[str]:
         raise UserError(
             f"resume={asked}: a search's trial ({search[0]}); a search goes on when its command is run again"
         )
-    # hydra. keys out of a file could have Hydra call anything, before anybody looks.
-    own = [word for word in own if not word.lstrip("+~").startswith(("resume=", "hydra"))]
     # .hydra stays as it was: what comes here may be refused yet.
     where = [f"hydra.run.dir={quoted(str(folder))}", "hydra.output_subdir=null"]
     return [*own, *more, f"resume={quoted(str(folder))}", *where]
@@ -149,20 +193,27 @@ def job_overrides() -> list[str]:
     return plain_dict(HydraConfig.get().overrides)["task"]
 
 
-def done_before(cfg: DictConfig) -> dict[str, Any] | None:
-    """The record of this job, if the sweep is resumed and had done it."""
-    if "resume_sweep" not in cfg or cfg.resume_sweep is None:
-        return None
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    record = read_record(folder)
+def begun_before(cfg: DictConfig) -> dict[str, Any]:
+    """What is on record of this job, if its sweep is resumed; empty if nothing is, or it was of another experiment."""
+    if cfg.get("resume_sweep") is None:
+        return {}
+    record = read_record(Path(HydraConfig.get().runtime.output_dir))
     asked, ran = (
         [word for word in words if word.partition("=")[0] not in ("resume", "resume_sweep", *GOES_ON_WITH)]
         for words in (job_overrides(), record.get("overrides", []))
     )
-    if record.get("status") != "completed" or asked != ran:
-        return None
-    log.info("done before: %s", folder)
-    return record
+    return record if asked == ran else {}
+
+
+def go_on(cfg: DictConfig, before: dict[str, Any]) -> None:
+    """Has a job of a resumed sweep go on where it was cut off, if it was: one that failed begins anew.
+
+    So does one in several processes: those that Lightning starts would not know.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    cut_off = before.get("status") in ("running", "interrupted") and (folder / "checkpoints" / "last.ckpt").exists()
+    if cut_off and cfg.trainer.devices == 1:
+        cfg.resume = str(folder)
 
 
 def plain_dict(cfg: Any, resolve: bool = False) -> dict[str, Any]:
