@@ -2,6 +2,8 @@
 # uv makes the environment before each command; where it is missing, it is fetched into .uv/.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 ARGS ?=
+# Of a part of the tests, coverage would say little.
+COVERAGE := $(if $(ARGS),,--cov)
 # A file's tests stay in one process: some build on what the ones before them left.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
@@ -17,8 +19,8 @@ train: $(UV) ## train, test, draw and save (ARGS="optimizer=sgd")
 eval: $(UV) ## evaluate a checkpoint (ARGS="ckpt_path=...")
 	$(UV) run eval.py $(ARGS)
 
-test: $(UV) ## the test suite, without its slow part
-	$(UV) run pytest $(PARALLEL) $(ARGS)
+test: $(UV) ## the test suite, without its slow part, and how much of src/digits it covers
+	$(UV) run pytest $(PARALLEL) $(COVERAGE) $(ARGS)
 
 test-all: $(UV) ## the whole test suite, full trainings and the README's commands included
 	$(UV) run pytest $(PARALLEL) -m "" $(ARGS)
@@ -42,7 +44,7 @@ setup: $(UV) ## only make the environment (ARGS="--extra wandb")
 	$(UV) sync $(ARGS)
 
 clean: ## remove environments and caches; keeps data and logs
-	rm -rf .venv .uv .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .uv .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 
 # Debian has Python without venv: then pip puts uv there.
 .uv/bin/uv:

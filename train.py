@@ -3,7 +3,7 @@
 import logging
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -48,6 +48,7 @@ def main(cfg: DictConfig) -> float | None:
         from digits.callbacks import History, ProgressBar, TestReport, log_hyperparameters
         from digits.checkpoints import WholeCheckpoints, load_checkpoint, save
         from digits.console import quiet_libraries
+        from digits.loggers import logger_facts, open_loggers
         from digits.model_card import model_card
         from digits.resume import LastCheckpoint
         from digits.summary import Run
@@ -60,12 +61,6 @@ def main(cfg: DictConfig) -> float | None:
         cut_off = Path(cfg.resume or folder, "checkpoints", "last.ckpt")
         position = load_checkpoint(cut_off) if cfg.resume and cut_off.exists() else None
         step = position["global_step"] if position else 0
-        # What was logged after that step comes again; Lightning's CSVLogger would delete what it finds.
-        resumed_loggers: dict[str, dict[str, Any]] = {
-            "tensorboard": {"purge_step": step},
-            "csv": {"version": f"resumed_at_step_{step}"},
-        }
-        logged = resumed_loggers if cfg.resume else {}
 
         # Device
         device_type = hardware.device_type(cfg.trainer.accelerator)
@@ -80,7 +75,7 @@ def main(cfg: DictConfig) -> float | None:
             default_root_dir=str(folder),
             callbacks=[*bar, *callbacks, history, test_report, last_checkpoint],
             plugins=[WholeCheckpoints()],
-            logger=[instantiate(logger, **logged.get(name, {})) for name, logger in cfg.logger.items() if logger],
+            logger=open_loggers(cfg.logger, step if cfg.resume else None, record.before),
             _convert_="all",
         )
         if cfg.trainer.profiler:
@@ -91,7 +86,7 @@ def main(cfg: DictConfig) -> float | None:
         check_processes(trainer)
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
-        record.update(device=device, precision=trainer.precision)
+        record.update(device=device, precision=trainer.precision, **logger_facts(trainer))
 
         # Data
         augmentation = instantiate(cfg.augmentation, _convert_="all")

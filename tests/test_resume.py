@@ -126,6 +126,32 @@ def test_cut_twice_and_last(command: Command, cut_run, monkeypatch: pytest.Monke
     assert_same(resumed, command("train", *SMALL))
 
 
+def test_other_loggers_go_on_too(command: Command, cut_run, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    words = ["logger=[csv,mlflow,wandb]", "logger.wandb.offline=true", "trainer.log_every_n_steps=1"]
+    folder = cut_run(17, *words, "callbacks=lr_monitor")
+    resumed = command("train", f"resume={folder}")
+    assert resumed.code == 0, resumed.err
+
+    from mlflow import MlflowClient
+
+    logs = tmp_path / "logs"
+    client = MlflowClient(tracking_uri=f"sqlite:///{logs}/mlflow.db")
+    [run] = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    steps = {point.step for point in client.get_metric_history(run.info.run_id, "val/acc")}
+    assert steps == {11, 23, 35}
+    assert run.info.status == "FINISHED"
+    assert len({path.name.rpartition("-run-")[2].partition("-")[2] for path in folder.glob("wandb/offline-run-*")}) == 1
+
+    whole = command("train", *SMALL, "logger=csv", "trainer.log_every_n_steps=1", "callbacks=lr_monitor")
+    ours, theirs = (
+        list(csv.DictReader((outcome.folder / "csv" / "metrics.csv").open())) for outcome in (resumed, whole)
+    )
+    assert ours == theirs
+    assert len([row for row in ours if row["lr-Adam"]]) == 36
+
+
 def test_before_the_first_checkpoint_it_begins_anew(command: Command, cut_run) -> None:
     folder = cut_run(5, "checkpoint_every_seconds=60")
     assert not (folder / "checkpoints").exists()

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
+from digits.loggers import flush
 from digits.stop import Stop
 
 ASK_EVERY_N_STEPS = 50
@@ -130,6 +131,7 @@ class LastCheckpoint(Checkpoint):
                 "stopped": trainer.should_stop,
                 **_random_states(trainer.strategy.root_device),
             }
+            flush(trainer.loggers)  # what it does not go on to log must not be missing
             trainer.save_checkpoint(self.path)
             self._saved_at = time.monotonic()
         if self.stop.signal:
