@@ -144,6 +144,49 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path: Path) -> 
     assert record["epochs"] == 3
 
 
+def test_a_job_that_slurm_preempts_and_requeues_goes_on(tmp_path: Path) -> None:
+    """With a stand-in for `scontrol requeue`, which ends the job as SLURM does; no SLURM is needed."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\n(sleep 0.2; kill -TERM $PPID) &\n')
+    scontrol.chmod(0o755)
+    slurm = {
+        "PATH": f"{scontrol.parent}:{os.environ['PATH']}",
+        **{"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "digits", "SLURM_NODELIST": "localhost", "SLURM_NTASKS": "1"},
+        **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
+    }
+    words = ["data=mnist5k", "model=fast", "trainer=cpu", "trainer.max_epochs=40", "augmentation=affine", "logger=[]"]
+    first = subprocess.Popen(
+        [sys.executable, "train.py", *words, f"log_dir={tmp_path / 'logs'}"],
+        cwd=PROJECT,
+        env=os.environ | slurm,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("logs/train/runs/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGUSR1)
+    assert first.wait(60) == 143
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 77\n"
+    [folder] = (tmp_path / "logs" / "train" / "runs").iterdir()
+    assert json.loads((folder / "metrics.json").read_text())["status"] == "interrupted"
+
+    again = run("train", *words, f"log_dir={tmp_path / 'logs'}", **slurm, SLURM_RESTART_COUNT="1")
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in (tmp_path / "logs" / "train" / "runs").iterdir()] == [folder.name]
+    assert run("train", *words, f"log_dir={tmp_path / 'whole'}").returncode == 0
+    [whole] = (tmp_path / "whole" / "train" / "runs").iterdir()
+    ours, theirs = (torch.load(path / "mnist_cnn_model.pth", weights_only=True) for path in (folder, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, theirs = (json.loads((path / "metrics.json").read_text()) for path in (folder, whole))
+    assert ours["confusion_matrix"] == theirs["confusion_matrix"]
+    # Another command of the same job begins a run of its own.
+    other = run("train", *SHORT, f"log_dir={tmp_path / 'logs'}", **slurm, SLURM_RESTART_COUNT="1")
+    assert other.returncode == 0, other.stderr
+    assert len(list((tmp_path / "logs" / "train" / "runs").iterdir())) == 2
+
+
 def test_torchrun_makes_one_run(tmp_path: Path) -> None:
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *SHORT, *DDP]
     answer = subprocess.run(

@@ -101,6 +101,10 @@ class WholeCheckpoints(CheckpointIO):
     """Lightning's checkpoints through `whole`: its own pass through another disk's temporary folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if Path(path).name.startswith("hpc_ckpt_"):
+            # Lightning's, at the signal of a preemption and so amid a step; it would train, and even test, from it on.
+            # SLURM's requeuing sends SIGTERM next, at which last.ckpt is saved.
+            return
         if not all(value.isfinite().all() for value in checkpoint["state_dict"].values() if value.is_floating_point()):
             # Not over the last good one. The losses show it too, but later where the last step of all has done it.
             rates = [group["lr"] for state in checkpoint["optimizer_states"] for group in state["param_groups"]]

@@ -146,9 +146,12 @@ def _words(words: list[str], config_name: str) -> list[str]:
         raise UserError(
             f"resume={asked['resume']}: goes on with one run. A sweep goes on with resume_sweep=<its folder>"
         )
+    # Of several processes that torchrun or SLURM started, each finds the run by itself.
     if "resume" in asked and not processes.started_by_lightning():
-        # Of several processes that torchrun or SLURM started, each finds the run by itself.
         words = sweeps.resumed_run_words(words, asked["resume"])
+    single = config_name == "train" and not asked.keys() & {"resume", "resume_sweep"} and "--multirun" not in words
+    if single and (requeued := sweeps.requeued_run(words)):
+        words = sweeps.resumed_run_words([], str(requeued))
     if processes.is_secondary():
         return processes.secondary_words(words)
     return sweeps.resumed_words(words, asked["resume_sweep"]) if "resume_sweep" in asked else words

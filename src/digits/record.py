@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import logging
 import math
+import os
 import platform
 import signal
 import subprocess
@@ -57,6 +58,8 @@ class RunRecord:
             | {name: importlib.metadata.version(name) for name in PACKAGES},
             **git_state(),
         }
+        if job := os.environ.get("SLURM_JOB_ID"):
+            self.facts["slurm_job_id"] = job  # by which it is found where SLURM requeues it
         self._start = time.perf_counter()
 
     def update(self, **facts: Any) -> None:

@@ -1,8 +1,10 @@
 """What was begun: where a sweep is, what of it is done already, its table at the end; how a run goes on."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,19 @@ def resumed_run_words(words: list[str], asked: str) -> list[str]:
     return [*own, *more, f"resume={quoted(str(folder))}", *where]
 
 
+def requeued_run(words: Sequence[str]) -> Path | None:
+    """The folder of the run that this command began before SLURM requeued its job; None if there is none."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return None
+    for path in _runs(words):  # of all: a job's script may hold several commands
+        record = read_record(path.parent)
+        with suppress(KeyError, TypeError, AttributeError, OverrideParseException):
+            if record.get("slurm_job_id") == job and experiment_words(record["overrides"]) == experiment_words(words):
+                return path.parent.absolute()
+    return None
+
+
 def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     """The config of a run that goes on: its own, whatever the files in configs/ say by now, but for what may differ.
 
@@ -180,12 +195,20 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
 
 
 def _last_run(words: list[str]) -> Path:
+    for path in _runs(words):
+        return path.parent.absolute()
+    raise UserError(f"resume=last: there is no run in {_runs_folder(words)}")
+
+
+def _runs(words: Sequence[str]) -> list[Path]:
+    """The config.yaml of each run under the command's log_dir, the newest first."""
+    found = _runs_folder(words).glob("*/config.yaml")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _runs_folder(words: Sequence[str]) -> Path:
     logs = [word.partition("=")[2] for word in words if word.startswith("log_dir=")]
-    runs = Path(logs[-1] if logs else "logs", "train", "runs")
-    found = sorted(runs.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f"resume=last: there is no run in {runs}")
-    return found[-1].parent.absolute()
+    return Path(logs[-1] if logs else "logs", "train", "runs")
 
 
 def job_overrides() -> list[str]:
