@@ -23,7 +23,22 @@ from digits.data import DigitsDataModule
 from digits.datasets import DEBIAN_FASHION_MNIST, FASHION_MNIST_MD5, raw_folder
 
 PROJECT = Path(__file__).parents[1]
+RELIABILITY = "reliability: "
 NOWHERE = "http://127.0.0.1:9/"  # nothing listens there: refused at once
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the figures that the tests of `reliability` recorded: what happened how often, of how many."""
+    figures: dict[str, list[int]] = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        for name, value in getattr(report, "user_properties", []):
+            if name.startswith(RELIABILITY) and report.when == "call":
+                figures.setdefault(name.removeprefix(RELIABILITY), []).append(value)
+    if figures:
+        terminalreporter.section("reliability")
+        for name, values in figures.items():
+            count, of = (sum(part) for part in zip(*values, strict=True))
+            terminalreporter.write_line(f"{count:,} of {of:,} {name}")
 
 
 @pytest.fixture(autouse=True)

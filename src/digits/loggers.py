@@ -1,6 +1,7 @@
 """The loggers of a run: where it goes on, so do their curves."""
 
 import csv
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def _resumed_csv(logger: CSVLogger, step: int) -> CSVLogger:
     if path.exists():
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-    logger.experiment.metrics = rows
+    with warnings.catch_warnings(action="ignore"):  # of what it deletes
+        logger.experiment.metrics = rows
     logger.save()
     return logger
 

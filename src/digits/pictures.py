@@ -15,6 +15,7 @@ Picture = str | Path | bytes | Image.Image | np.ndarray
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 READ = "PNG, JPEG, WebP, BMP and TIFF are read"
 MAX_PIXELS = 100_000_000
+STRIP_ROWS = 128
 # Of the longer side. What has twice as many or more is reduced: a digit needs no more, and a photograph takes seconds.
 ENOUGH_PIXELS = 1500
 ORIGINAL_SIZE = "original_size"  # in a picture's `info`
@@ -107,17 +108,24 @@ def _read_array(array: np.ndarray, name: str) -> Image.Image:
 
 def _plain(image: Image.Image, original_size: tuple[int, int]) -> Image.Image:
     """An upright image in mode L or RGB with 8 bits, reduced if it is large."""
-    image = eight_bits(image)
-    transparent = image.has_transparency_data
+    transparent, factor = image.has_transparency_data, _factor(image.size)
+    # In strips: of a large picture in whole, each conversion would take some hundred megabytes more.
+    height = factor * STRIP_ROWS
+    strips = []
+    for top in range(0, image.height, height):
+        strip = eight_bits(image.crop((0, top, image.width, min(image.height, top + height))))
+        if transparent:
+            strip = strip.convert("RGBA")
+        elif strip.mode not in ("L", "RGB"):
+            strip = strip.convert("L" if strip.mode == "1" else "RGB")
+        strips.append(strip.reduce(factor))
+    plain = Image.new(strips[0].mode, (strips[0].width, sum(strip.height for strip in strips)))
+    for i, strip in enumerate(strips):
+        plain.paste(strip, (0, i * STRIP_ROWS))
     if transparent:
-        image = image.convert("RGBA")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    image = image.reduce(_factor(image.size))
-    if transparent:
-        image = over(image, _ground(image)).convert("RGB")
-    image.info = {} if image.size == original_size else {ORIGINAL_SIZE: original_size}
-    return image
+        plain = over(plain, _ground(plain)).convert("RGB")
+    plain.info = {} if plain.size == original_size else {ORIGINAL_SIZE: original_size}
+    return plain
 
 
 def _factor(size: tuple[int, int]) -> int:

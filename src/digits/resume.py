@@ -142,7 +142,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         position = checkpoint["callbacks"].get(self.state_key, {})
-        if position.get("step") == checkpoint["global_step"]:  # not so in what SLURM's signal has Lightning save
+        if position.get("step") == checkpoint["global_step"]:  # not so in a best.ckpt
             trainer.datamodule.position = position  # type: ignore[attr-defined] # undeclared by Lightning
             trainer.should_stop = position["stopped"]  # early, before it was cut off in its test
 
