@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import PROJECT, Command
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 ERRORS = {
@@ -230,6 +232,8 @@ def test_quick_answers_import_nothing_slow(script: str, words: list[str], expect
     [
         *("os.system", "subprocess.run", "builtins.eval", "builtins.exec", "shutil.rmtree", "pickle.loads"),
         *("torch.os.system", "digits.record.subprocess.run", "torch.hub.load", "torch.load", "torch", "lightning"),
+        *("digits.checkpoints.save", "digits.processes.restore", "torch.package.PackageImporter"),
+        "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
     ],
 )
 def test_a_config_cannot_name_other_code(command: Command, target: str) -> None:
@@ -239,13 +243,46 @@ def test_a_config_cannot_name_other_code(command: Command, target: str) -> None:
     assert outcome.err.count("\n") == 1
 
 
-def test_a_strangers_run_cannot_either(command: Command, trained: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+@pytest.mark.parametrize(
+    "call",
+    [
+        "{_target_: os.mkdir, path: PATH}",
+        "{_target_: torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler, entrypoint: mkdir,"
+        " args: [PATH], env: {}, stdout: null, stderr: null, local_rank_id: 0, numa_options: null}",
+        "{_target_: lightning.pytorch.callbacks.LambdaCallback, setup: {_target_: os.mkdir, path: PATH}}",
+        "{_target_: torch.nn.Sequential, _args_: [{_target_: os.mkdir, path: PATH}]}",
+    ],
+)
+def test_a_config_runs_nothing_else(command: Command, call: str, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    outcome = command("train", "data=mnist5k", f"+callbacks.evil={call.replace('PATH', str(touched))}")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: callbacks.evil.")
+    assert "_target_=" in outcome.err
+    assert "may not be made here" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"_target_": "os.mkdir", "path": "PATH"},
+        "${oc.create:'{_target_: os.mkdir, path: PATH}'}",
+        "${oc.decode:'{_target_: os.mkdir, path: PATH}'}",
+        {"_target_": "${oc.decode:os.mkdir}", "path": "PATH"},
+    ],
+)
+def test_a_strangers_run_cannot_either(command: Command, call: str | dict, trained: Path, tmp_path: Path) -> None:
+    folder, touched = tmp_path / "run", tmp_path / "touched"
     shutil.copytree(trained, folder)
     config = OmegaConf.load(folder / "config.yaml")
-    config.augmentation = {"_target_": "os.mkdir", "path": str(tmp_path / "touched")}
+    config.callbacks.evil = yaml.safe_load(json.dumps(call).replace("PATH", str(touched)))
     OmegaConf.save(config, folder / "config.yaml")
     outcome = command("train", f"resume={folder}", "trainer.max_epochs=9")
     assert outcome.code == 1
-    assert "augmentation._target_=os.mkdir: may not be made here" in outcome.err
-    assert not (tmp_path / "touched").exists()
+    assert outcome.err.startswith("error: callbacks.evil")
+    assert not touched.exists()
+    if isinstance(call, str):  # it is a threat indeed
+        instantiate(config.callbacks.evil)
+        assert touched.exists()

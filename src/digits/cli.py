@@ -39,6 +39,19 @@ FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE_ERRORS not 
 ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
 AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches")
 MAY_BE_MADE = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "optuna")
+# What these libraries have classes of that a config may name.
+KINDS = (
+    "torch.nn.modules.module.Module",
+    "torch.optim.optimizer.Optimizer",
+    "torch.optim.lr_scheduler.LRScheduler",
+    "lightning.pytorch.core.datamodule.LightningDataModule",
+    "lightning.pytorch.trainer.trainer.Trainer",
+    "lightning.pytorch.callbacks.callback.Callback",
+    "lightning.pytorch.loggers.logger.Logger",
+    "lightning.pytorch.profilers.profiler.Profiler",
+    "lightning.pytorch.strategies.strategy.Strategy",
+    "optuna.pruners._base.BasePruner",
+)
 # Launchers of packages that only some need.
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
@@ -283,27 +296,41 @@ def _known_keys(config_name: str) -> list[str]:
 
 
 def check_targets(cfg: DictConfig) -> None:
-    """What a config has made (`_target_`) is a class of the libraries that the configs use, or this project's own.
+    """What a config has made (`_target_`) is of a kind that an experiment is made of.
 
     A run's config.yaml may come from anywhere, and Hydra would call whatever it names. The object counts, not only its
-    name: `torch.os.system` is none of torch's.
+    name (`torch.os.system` is none of torch's), and its kind: torch has classes that start any process.
 
     Raises:
         UserError: naming the key.
     """
     from hydra._internal.utils import _locate
 
-    for key, target in _targets(OmegaConf.to_container(cfg, resolve=False)):
+    # As it stands, and resolved: ${oc.create:...} can hold a part that is not there yet.
+    parts = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (False, True))
+    for key, target in (found for part in parts for found in _targets(part)):
         found = None
         if str(target).partition(".")[0] in MAY_BE_MADE:
             try:
                 found = _locate(str(target))
             except Exception:  # a module that is not there, or fails when it is imported: it says so when it is made
                 continue
-        home = str(getattr(found, "__module__", ""))
-        ours = home.startswith("digits.") and callable(found)
-        if not (ours or (isinstance(found, type) and home.partition(".")[0] in MAY_BE_MADE)):
-            raise UserError(f"{key}={target}: may not be made here; classes of {', '.join(MAY_BE_MADE)} may")
+        if not _may_be_made(found):
+            kinds = ", ".join(kind.rpartition(".")[2] for kind in KINDS)
+            raise UserError(
+                f"{key}={target}: may not be made here; what is of one of these kinds may, from"
+                f" {', '.join(MAY_BE_MADE)}: {kinds}"
+            )
+
+
+def _may_be_made(found: Any) -> bool:
+    home = str(getattr(found, "__module__", ""))
+    if not isinstance(found, type):
+        return home == "digits.augmentation" and callable(found)  # it puts modules together
+    if home.partition(".")[0] not in MAY_BE_MADE:
+        return False
+    # By name: to import them all would take seconds.
+    return any(f"{base.__module__}.{base.__qualname__}" in KINDS for base in found.__mro__)
 
 
 def _targets(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
