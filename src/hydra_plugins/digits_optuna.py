@@ -19,6 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from digits.errors import UserError
+from digits.files import whole
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -93,7 +94,8 @@ class OptunaSweeper(Sweeper):
         search.note_overrides(study, fixed)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        with whole(folder / "multirun.yaml") as part:
+            OmegaConf.save(self.config, part)
 
         failed: list[JobReturn] = []
         launched, missing = 0, self.n_trials - search.finished(study)
