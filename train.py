@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> float | None:
         from digits.console import quiet_libraries
         from digits.loggers import logger_facts, open_loggers
         from digits.model_card import model_card
-        from digits.resume import LastCheckpoint
+        from digits.resume import LastCheckpoint, check_position
         from digits.summary import Run
 
         quiet_libraries()
@@ -116,7 +116,10 @@ def main(cfg: DictConfig) -> float | None:
         settings = plain_dict(cfg, resolve=True)
         settings["model"] |= data.shape
         recipe = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
-        classifier.save_hyperparameters({**recipe, "data": data.settings, "precision": trainer.precision}, logger=False)
+        kept = {**recipe, "data": data.settings, "precision": trainer.precision}
+        classifier.save_hyperparameters(kept, logger=False)
+        if position:
+            check_position(position, cut_off, kept)
         log.info("%s", report.network_summary(classifier.network, data.splits.train.images[:1].float()))
         record.update(parameters=sum(parameter.numel() for parameter in classifier.network.parameters()))
 

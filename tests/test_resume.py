@@ -1,6 +1,7 @@
 """A run that was cut off goes on as if it had not been: the same weights, figures and files, in the same folder."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -193,6 +194,29 @@ def test_what_would_be_another_experiment_is_refused(command: Command, cut_run, 
     assert line in outcome.err
     assert (folder / "metrics.json").read_bytes() == before
     assert command("train", f"resume={folder}").code == 0  # what was refused is forgotten
+
+
+def test_what_is_no_checkpoint_of_the_run_is_refused(command: Command, cut_run) -> None:
+    folder, other = cut_run(15), cut_run(3, "model.hidden=32")
+    path = folder / "checkpoints" / "last.ckpt"
+    good = path.read_bytes()
+
+    def refused(content: bytes, line: str) -> None:
+        path.write_bytes(content)
+        outcome = command("train", f"resume={folder}")
+        assert outcome.code == 1
+        assert outcome.err.startswith(f"error: {path}: {line}")
+        assert outcome.err.count("\n") == 1
+
+    refused(good[: len(good) // 2], "truncated")
+    refused((other / "checkpoints" / "last.ckpt").read_bytes(), "of another run, its model is not this one's.")
+    checkpoint = torch.load(io.BytesIO(good), weights_only=True)
+    for name in ("optimizer_states", "loops", "train_metrics", "lr_schedulers"):
+        with io.BytesIO() as file:
+            torch.save({key: value for key, value in checkpoint.items() if key != name}, file)
+            refused(file.getvalue(), f"not to go on from, it has no {name}.")
+    path.write_bytes(good)
+    assert command("train", f"resume={folder}").code == 0
 
 
 def test_no_such_run(command: Command, tmp_path: Path) -> None:

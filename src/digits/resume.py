@@ -5,7 +5,7 @@ images within the epoch, the state of the random numbers, and the metrics of the
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
+from digits.errors import UserError
 from digits.loggers import flush
 from digits.stop import Stop
 
 ASK_EVERY_N_STEPS = 50
+# Of a checkpoint, besides what evaluating it takes.
+NEEDED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "train_metrics"}
 
 
 class ResumableBatches(BatchSampler):
@@ -145,6 +148,24 @@ class LastCheckpoint(Checkpoint):
         if position.get("step") == checkpoint["global_step"]:  # not so in a best.ckpt
             trainer.datamodule.position = position  # type: ignore[attr-defined] # undeclared by Lightning
             trainer.should_stop = position["stopped"]  # early, before it was cut off in its test
+
+
+def check_position(checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that the run with these settings cannot go on from.
+
+    Raises:
+        UserError: saying what it lacks, or which setting is another.
+    """
+    anew = "Without that file the run begins anew"
+    if lacking := NEEDED.difference(checkpoint):
+        raise UserError(f"{path}: not to go on from, it has no {', '.join(sorted(lacking))}. {anew}")
+    saved = checkpoint["hyper_parameters"]
+    for name in ("model", "optimizer", "scheduler", "augmentation", "seed", "data"):
+        ours, theirs = settings[name], saved.get(name)
+        if name == "data":  # which may have moved
+            ours, theirs = ({key: value for key, value in part.items() if key != "root"} for part in (ours, theirs))
+        if ours != theirs:
+            raise UserError(f"{path}: of another run, its {name} is not this one's. {anew}")
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor | None]:
