@@ -1,7 +1,6 @@
 """Trains, tests and reports:  python train.py optimizer=sgd trainer.max_epochs=25"""
 
 import logging
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,9 @@ from digits.errors import UserError
 from digits.files import whole
 from digits.processes import check_processes
 from digits.record import RunRecord, tested_checkpoint
+from digits.remembered import plain_dict
 from digits.stop import Stop
-from digits.sweeps import job_overrides, plain_dict, resumed_config
+from digits.sweeps import go_on_words, job_overrides, resumed_config
 
 if TYPE_CHECKING:
     from digits.classifier import Classifier
@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> float | None:
     """Leaves a run's folder behind and returns the best val/acc, for sweeps to maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    go_on = shlex.join(["python", "train.py", f"resume={folder}"])
-    with RunRecord(folder, go_on=go_on, resumed=bool(cfg.resume)) as record, Stop() as stop:
+    with RunRecord(folder, go_on=go_on_words(folder), resumed=bool(cfg.resume)) as record, Stop() as stop:
         check_overrides(cfg)
         if cfg.resume:
             cfg, planned_epochs = resumed_config(cfg)
@@ -61,6 +60,10 @@ def main(cfg: DictConfig) -> float | None:
         cut_off = Path(cfg.resume or folder, "checkpoints", "last.ckpt")
         position = load_checkpoint(cut_off) if cfg.resume and cut_off.exists() else None
         step = position["global_step"] if position else 0
+        if cfg.resume:
+            log.info("goes on after step %s%s", step, f", in epoch {position['epoch'] + 1}" if position else "")
+        if position and 0 <= cfg.trainer.max_epochs < position["epoch"]:
+            raise UserError(f"trainer.max_epochs={cfg.trainer.max_epochs}: {position['epoch']} epochs are over already")
 
         # Device
         device_type = hardware.device_type(cfg.trainer.accelerator)

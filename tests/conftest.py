@@ -24,6 +24,7 @@ from digits.datasets import DEBIAN_FASHION_MNIST, FASHION_MNIST_MD5, raw_folder
 
 PROJECT = Path(__file__).parents[1]
 RELIABILITY = "reliability: "
+SEED = int(os.environ.get("DIGITS_FUZZ_SEED", "1"))  # that one is known to pass: try others
 NOWHERE = "http://127.0.0.1:9/"  # nothing listens there: refused at once
 
 
@@ -35,7 +36,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             if name.startswith(RELIABILITY) and report.when == "call":
                 figures.setdefault(name.removeprefix(RELIABILITY), []).append(value)
     if figures:
-        terminalreporter.section("reliability")
+        terminalreporter.section(f"reliability, DIGITS_FUZZ_SEED={SEED}")
         for name, values in figures.items():
             count, of = (sum(part) for part in zip(*values, strict=True))
             terminalreporter.write_line(f"{count:,} of {of:,} {name}")

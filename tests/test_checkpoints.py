@@ -112,7 +112,7 @@ def best(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_code_in_a_checkpoint_is_not_run(best: Path) -> None:
     checkpoint = torch.load(best, weights_only=True)
     torch.save(checkpoint | {"surprise": Hostile()}, best)
-    with pytest.raises(UserError, match=r"best\.ckpt: refused: to open it would run code \(getattr\)"):
+    with pytest.raises(UserError, match=r"best\.ckpt: refused: it could run code \(__builtin__\.getattr\)"):
         load_checkpoint(best)
     best.write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(UserError, match=r"best\.ckpt: refused: a bare pickle, which could run code"):
@@ -215,6 +215,51 @@ def test_another_versions_checkpoint_is_refused(best: Path, written: object, mes
     torch.save(checkpoint | {"digits_format": written}, best)
     with pytest.raises(UserError, match=message):
         load_checkpoint(best)
+
+
+def test_what_could_fill_the_memory_is_not_called(best: Path) -> None:
+    """torch's own list lets `bytearray` through: of some hundred bytes it would make gigabytes."""
+    checkpoint = torch.load(best, weights_only=True)
+    torch.save(checkpoint | {"surprise": bytearray(5)}, best)
+    torch.load(best, weights_only=True)
+    with pytest.raises(UserError, match=r"best\.ckpt: refused: it could run code \(.*bytearray\)"):
+        load_checkpoint(best)
+
+
+def test_sizes_of_a_checkpoint_take_no_memory(best: Path) -> None:
+    checkpoint = load_checkpoint(best)
+    checkpoint["hyper_parameters"]["model"]["hidden"] = 10**9  # 12 TB of weights
+    with pytest.raises(UserError, match="another architecture's"):
+        restore_network(checkpoint, best)
+    checkpoint["hyper_parameters"]["model"] = {"_target_": "digits.networks.ResNet18", "blocks": [10**9] * 4}
+    with pytest.raises(UserError, match="at most 1000"):
+        restore_network(checkpoint, best)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        *(("data", {"class_names": names}) for names in ([], ["a", "b"])),
+        *(("data", {"mean": mean}) for mean in ([0.1, 0.2], [], [float("nan")])),
+        *(("data", {"std": std}) for std in ([0.0], [-1.0], [0.3, 0.3], [float("inf")])),
+        *(("data", {"channels": channels}) for channels in (0, 3, 7)),
+        *(("data", {"image_size": size}) for size in (0, -1, 3000)),
+        *(
+            ("weights", {"network.head.1.weight": value})
+            for value in (
+                *(5, torch.ones(2, 2), torch.ones(128, 3136).to_sparse(), torch.ones(128, 3136, dtype=torch.complex64)),
+                *(torch.full((128, 3136), torch.nan), torch.ones(1).expand(128, 3136), None),
+            )
+        ),
+        ("weights", {1: torch.ones(1)}),
+    ],
+)
+def test_content_that_train_py_does_not_write_is_refused(best: Path, part: str, changes: dict) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    (checkpoint["state_dict"] if part == "weights" else checkpoint["hyper_parameters"]["data"]).update(changes)
+    torch.save(checkpoint, best)
+    with pytest.raises(UserError, match=f"^{best}: "):
+        restore_network(load_checkpoint(best), best)
 
 
 class Foreign(L.LightningModule):

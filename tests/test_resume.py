@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from digits.classifier import Classifier
+from digits.cli import CONFIGS
 from digits.compare import compare
 
 SMALL = ["data=mnist5k", "model=fast", "trainer=cpu", "trainer.limit_train_batches=12", "trainer.max_epochs=3"]
@@ -298,7 +299,7 @@ def hostile(tmp_path: Path) -> Hostile:
     return touched, [f"--config-dir={tmp_path / 'evil'}", "experiment=evil"], call
 
 
-def test_words_of_a_folder_do_not_choose_what_runs(command: Command, cut_run, hostile: Hostile) -> None:
+def test_words_of_a_folder_do_not_choose_what_runs(command: Command, cut_run, hostile: Hostile, tmp_path: Path) -> None:
     touched, words, call = hostile
     folder = cut_run(3)
     target = [f"+hydra.callbacks.evil={call}"]
@@ -309,12 +310,17 @@ def test_words_of_a_folder_do_not_choose_what_runs(command: Command, cut_run, ho
     assert touched.exists(), "the words were no threat: the test proves nothing"
     touched.unlink()
 
-    for hostile_words in (words, words[:1], ["-m"], [3], "abc", None, {"a": 1}):
+    elsewhere = [f"experiment={os.path.relpath(tmp_path / 'evil' / 'experiment' / 'evil', CONFIGS / 'experiment')}"]
+    assert command("train", *elsewhere, *SMALL, "trainer.fast_dev_run=1").code == 0
+    assert touched.exists(), "the words were no threat: the test proves nothing"
+    touched.unlink()
+
+    for hostile_words in (words, words[:1], elsewhere, ["-m"], [3], "abc", None, {"a": 1}):
         remember(folder, [*hostile_words, *SMALL] if isinstance(hostile_words, list) else hostile_words)
         outcome = command("train", f"resume={folder}")
         assert outcome.code == 1
         assert f"resume={folder}: no run's folder, or a damaged one" in outcome.err
-    remember(folder, [*SMALL, *target, "+hydra/callbacks=evil", "+logger@hydra.callbacks.evil=csv"])
+    remember(folder, [*SMALL, *target, "+hydra/callbacks=evil"])
     assert command("train", f"resume={folder}").code == 0  # these are left out
     assert not touched.exists()
 

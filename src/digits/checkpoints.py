@@ -5,9 +5,11 @@ its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, 
 which version of this project can read it.
 """
 
+import inspect
 import io
+import math
 import os
-import re
+import pickletools
 import textwrap
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from typing import Any, get_args, get_origin
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from torch import nn
+from torch import Tensor, nn
 
 from digits import networks
 from digits.data import WITHOUT_TEST_IMAGES, DigitsDataModule
@@ -24,6 +26,16 @@ from digits.errors import Diverged, UserError
 from digits.files import whole
 
 FORMAT = 1  # raise it with each change that has older checkpoints no longer mean what they say
+# What the pickles in the archives call that `save` writes. torch lets more through, with which a small file can fill
+# the memory: bytearray is one.
+CALLED = {
+    *("collections.OrderedDict", "collections.Counter", "torch.Size", "torch.device"),
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
+} | {
+    f"torch.{kind}Storage"
+    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+}
+WANTED = "Give a best.ckpt or last.ckpt that train.py wrote"
 NETWORKS = f"{networks.__name__}."
 DATA_SETTINGS = {
     "dataset": str,
@@ -65,14 +77,10 @@ def load(path: str | Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
     if problem := _damage(content):
-        raise UserError(f"{path}: {problem}. Take another copy of it")
+        raise UserError(f"{path}: {problem}")
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # what is in it can break the unpickler anywhere
-        if named := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(
-                f"{path}: refused: to open it would run code ({named[1]}). A checkpoint of train.py is plain data"
-            ) from error
         raise UserError(f"{path}: no checkpoint: its content cannot be read ({type(error).__name__})") from error
 
 
@@ -83,17 +91,27 @@ def _damage(content: bytes) -> str | None:
     if content[0] == 0x80:  # how a pickle starts
         return "refused: a bare pickle, which could run code when it is opened, and no checkpoint"
     if not content.startswith(b"PK"):
-        return "no checkpoint, but a file of another kind"
+        return f"no checkpoint, but a file of another kind. {WANTED}"
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                return "no checkpoint, but an archive of another kind"  # packed, it could fill the memory
+                return f"no checkpoint, but an archive of another kind. {WANTED}"  # packed, it could fill the memory
             if broken := archive.testzip():
-                return f"damaged: {broken} in it has not the content that it was written with"
+                return f"damaged: {broken} in it has not the content that it was written with. Take another copy of it"
+            for part in archive.namelist():
+                called = {
+                    str(name).replace(" ", ".")
+                    for operation, name, _ in (pickletools.genops(archive.read(part)) if part.endswith(".pkl") else ())
+                    if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
+                }
+                if foreign := called - CALLED:
+                    return (
+                        f"refused: to open it could run code ({min(foreign)}). A checkpoint of train.py is plain data"
+                    )
     except Exception as error:  # damage can break the reader anywhere
         if not zipfile.is_zipfile(io.BytesIO(content)):
-            return f"truncated: after {len(content):,} bytes its end is missing"
-        return f"damaged ({' '.join(str(error).split()) or type(error).__name__})"
+            return f"truncated: after {len(content):,} bytes its end is missing. Take another copy of it"
+        return f"damaged ({' '.join(str(error).split()) or type(error).__name__}). Take another copy of it"
     return None
 
 
@@ -130,11 +148,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         what = "is a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {what}. A run keeps its checkpoints in logs/train/runs/<run>/checkpoints/best.ckpt")
     checkpoint = load(path)
-    wanted = "Give a best.ckpt or last.ckpt that train.py wrote"
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         values = list(checkpoint.values()) if isinstance(checkpoint, dict) else []
         what = "weights alone, no checkpoint" if values and all(map(torch.is_tensor, values)) else "no checkpoint"
-        raise UserError(f"{path}: {what}. {wanted}")
+        raise UserError(f"{path}: {what}. {WANTED}")
     written = checkpoint.get("digits_format")
     if type(written) is int and written != FORMAT:
         age = "an older" if written < FORMAT else "a newer"
@@ -143,7 +160,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             " Use the version that wrote it, or train again"
         )
     if not _has_settings(checkpoint):
-        raise UserError(f"{path}: another project's checkpoint, without the settings that this one writes. {wanted}")
+        raise UserError(f"{path}: another project's checkpoint, without the settings that this one writes. {WANTED}")
     if type(written) is not int:
         raise UserError(
             f"{path}: of an older version of this project (without a format; this one reads {FORMAT})."
@@ -153,13 +170,32 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _has_settings(checkpoint: Any) -> bool:
-    """Whether it has what train.py puts in, in the types that it puts in: a file can come from anywhere."""
+    """Whether it has what train.py puts in, of the types and in the ranges of that: a file can come from anywhere."""
     match checkpoint:
-        case {"state_dict": dict(), "hyper_parameters": {"model": dict(), "data": dict(data), "precision": str()}}:
-            return data.keys() == DATA_SETTINGS.keys() and all(
-                _fits(data[name], kind) for name, kind in DATA_SETTINGS.items()
+        case {
+            "state_dict": dict(weights),
+            "hyper_parameters": {"model": dict(), "data": dict(data), "precision": str()},
+        } if data.keys() == DATA_SETTINGS.keys() and all(
+            _fits(data[name], kind) for name, kind in DATA_SETTINGS.items()
+        ):
+            return (
+                data["channels"] in (1, 3)
+                and data["image_size"] > 0
+                and bool(data["class_names"])
+                and all(len(data[name]) in (1, data["channels"]) for name in ("mean", "std"))
+                and all(map(math.isfinite, data["mean"]))
+                and all(0 < value < math.inf for value in data["std"])
+                and all(isinstance(name, str) and _is_plain(value) for name, value in weights.items())
             )
     return False
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor of finite numbers, dense and with all of them in the file."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_complex():
+        return False
+    stored = value.untyped_storage().nbytes() // value.element_size()
+    return value.numel() <= stored and bool(not value.is_floating_point() or value.isfinite().all())
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -186,10 +222,15 @@ def restore_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
     weights = {
         name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
     }
+    data = checkpoint["hyper_parameters"]["data"]
     try:
-        network = network_class(**settings)
-        network.load_state_dict(weights, assign=True)  # in the type that they were saved in
-    except (TypeError, ValueError, RuntimeError) as error:
+        with torch.device("meta"):  # shapes alone: whatever sizes the settings name take no memory
+            network = network_class(**settings)
+            answer = network.eval()(torch.empty(1, data["channels"], data["image_size"], data["image_size"]))
+            if answer.shape != (1, len(data["class_names"])):
+                raise ValueError(f"{answer.shape[-1]} answers for {len(data['class_names'])} classes")
+        network.train().load_state_dict(weights, assign=True)  # in the type that they were saved in
+    except Exception as error:  # settings of any kind can break a network anywhere
         reason = textwrap.shorten(str(error), 300)
         raise UserError(
             f"{path}: its weights are another architecture's than its settings say ({target}): {reason}"
@@ -214,6 +255,8 @@ def restore_data(checkpoint: dict[str, Any], **overrides: Any) -> DigitsDataModu
     trained = checkpoint["hyper_parameters"]["data"]
     settings = {name: value for name, value in trained.items() if name != "class_names"}
     asked = {name: value for name, value in overrides.items() if value is not None}
+    if unknown := asked.keys() - inspect.signature(DigitsDataModule).parameters.keys():
+        raise UserError(f"data.{min(unknown)}: no setting of the data. Another data set is data.dataset=...")
     dataset = asked.get("dataset", trained["dataset"])
     if dataset != trained["dataset"]:
         settings = {name: value for name, value in settings.items() if name not in SPLIT_SETTINGS}

@@ -9,7 +9,6 @@ import secrets
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -29,8 +28,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from digits import processes, sweeps
 from digits.errors import Pruned, UserError
+from digits.remembered import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 # Set by entry_point along with HYDRA_FULL_ERROR, and inherited by the processes that a run starts.
 ONE_LINE_ERRORS = "DIGITS_ONE_LINE_ERRORS"
 FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE_ERRORS not in os.environ
@@ -54,6 +53,11 @@ KINDS = (
 )
 # Launchers of packages that only some need.
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+# What somebody may have meant by a word alone.
+EXAMPLES = {
+    **dict.fromkeys(("predict", "explain"), "images={}"),
+    **dict.fromkeys(("eval", "export", "demo"), "ckpt_path={}"),
+}
 WHOLE, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 
 log = logging.getLogger(__name__)
@@ -126,6 +130,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 sys.exit(130)
             except JobFailed:
                 sys.exit(1)
+            except BrokenPipeError:  # by `train.py --help | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush it once more
             except Exception as error:
                 if FULL_ERRORS:
                     raise
@@ -152,7 +158,7 @@ def _words(words: list[str], config_name: str) -> list[str]:
         processes.refuse_sweep_in_many()
         # Hydra knows it in front of the overrides, or behind them, but not between them.
         words = ["--multirun", *(word for word in words if word not in ("-m", "--multirun"))]
-    _check_words(words)
+    _check_words(words, config_name)
     given = (word.lstrip("+").partition("=") for word in words if config_name == "train")
     asked = {key: value.strip("'\"") for key, _, value in given if value != "null"}
     if "resume" in asked and ("resume_sweep" in asked or "--multirun" in words):
@@ -170,7 +176,7 @@ def _words(words: list[str], config_name: str) -> list[str]:
     return sweeps.resumed_words(words, asked["resume_sweep"]) if "resume_sweep" in asked else words
 
 
-def _check_words(words: list[str]) -> None:
+def _check_words(words: list[str], config_name: str) -> None:
     """Refuses what Hydra would take, or not understand, to the surprise of whoever typed it.
 
     Raises:
@@ -178,6 +184,8 @@ def _check_words(words: list[str]) -> None:
     """
     for word in words:
         key, equals, value = word.partition("=")
+        if not equals and not word.startswith(("-", "~")):
+            raise UserError(f"{word}: give key=value, such as {EXAMPLES.get(config_name, 'seed=2').format(word)}")
         if not equals:
             continue
         if key == "log_dir" and value in ("", "null"):
@@ -221,6 +229,10 @@ def one_line(error: BaseException, config_name: str) -> str | None:
             return _instantiation(error, config_name)
         case MissingConfigException() if error.missing_cfg_file:
             return _mistyped_choice(error.missing_cfg_file, error.options)
+        case ConfigCompositionException() if "Ambiguous value" in str(error):
+            return f"{_flat(str(error)).partition(' 1. ')[0]}: several values. -m in front runs each of them"
+        case ConfigCompositionException() if config_name == "eval" and "No match in the defaults" in str(error):
+            return f"{_flat(str(error)).partition('. ')[0]}: a checkpoint brings its own. Data: data.dataset=..."
         case ConfigCompositionException(__cause__=OmegaConfBaseException() as cause) if cause.full_key:
             return _mistyped_key(cause.full_key, config_name)
         case RuntimeError() if "remote worker" in str(error) or type(error).__name__ == "DistBackendError":
@@ -250,6 +262,9 @@ def _instantiation(error: InstantiationException, config_name: str) -> str:
         return _flat(str(error))
     if line := one_line(cause, config_name):
         return line
+    for extra in ("wandb", "mlflow"):
+        if isinstance(cause, ImportError) and extra in str(cause):
+            return f"logger={extra} needs a package: uv sync --extra {extra}, or pip install -e '.[{extra}]'"
     what = str(cause) if isinstance(cause, ValueError) else f"{type(cause).__name__}: {cause}"
     target = str(error).partition("\n")[0].removeprefix("Error in call to target ").rstrip(":").strip("'")
     return _flat(f"{what} (in {target})")

@@ -16,7 +16,6 @@ from statistics import mean, stdev
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich import box
 from rich.console import Console
@@ -24,11 +23,12 @@ from rich.table import Table
 
 from digits.errors import UserError
 from digits.files import whole
-from digits.record import read_record
-from digits.sweeps import plain_dict, quoted
+from digits.remembered import plain_dict, read_config, read_record
+from digits.sweeps import log_dir, quoted
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 MOST_FOLDS = 100  # each is a training
+PREDICTIONS = ("index", "target", "probabilities")  # of an image each
 METRICS = ("test/acc", "test/precision", "test/recall", "test/f1", "test/loss")
 
 
@@ -60,7 +60,7 @@ def cross_validate(words: list[str]) -> int:
         folds = _folds_of(folder)
     else:
         folds, words = _folds(words)
-        folder = Path(_log_dir(words), "crossval", f"{dt.datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
+        folder = Path(log_dir(words), "crossval", f"{dt.datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
         numbers = ",".join(map(str, range(folds)))
         own = [f"data.folds={folds}", f"data.fold={numbers}", f"hydra.sweep.dir={quoted(str(folder))}"]
         words = ["--multirun", *words, *own]
@@ -117,23 +117,37 @@ def _folds(words: list[str]) -> tuple[int, list[str]]:
     return int(folds), rest
 
 
-def _log_dir(words: list[str]) -> str:
-    parsed = OverridesParser.create().parse_overrides([word for word in words if word.startswith("log_dir=")])
-    return str(parsed[-1].value()) if parsed else "logs"
-
-
 def _folds_of(folder: Path) -> int:
     """The number of folds of a cross-validation that is to go on."""
     try:
-        overrides = plain_dict(OmegaConf.load(folder / "multirun.yaml").hydra.overrides)["task"]
-        return int(next(word.partition("=")[2] for word in overrides if word.startswith("data.folds=")))
-    except (OSError, StopIteration, ValueError, OmegaConfBaseException) as error:
+        overrides = plain_dict(read_config(folder / "multirun.yaml").hydra.overrides)["task"]
+        folds = int(next(word.partition("=")[2] for word in overrides if word.startswith("data.folds=")))
+        if not 2 <= folds <= MOST_FOLDS:
+            raise ValueError(f"{folds} folds")
+        return folds
+    except (
+        *(OSError, ValueError, OmegaConfBaseException),
+        *(AttributeError, KeyError, TypeError, StopIteration),
+    ) as error:
         raise UserError(f"resume_sweep={folder}: not the folder of a cross-validation, logs/crossval/...") from error
 
 
 def _out_of_fold(folder: Path, folds: int) -> dict[str, np.ndarray]:
-    parts = [dict(np.load(folder / str(fold) / "predictions.npz")) for fold in range(folds)]
-    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """The predictions of all folds, in the order of the images.
+
+    Raises:
+        UserError: naming a file that is missing or damaged.
+    """
+    parts = []
+    for path in (folder / str(fold) / "predictions.npz" for fold in range(folds)):
+        try:
+            with np.load(path) as file:  # which opens no pickles
+                parts.append({name: file[name] for name in PREDICTIONS})
+            if len({len(values) for values in parts[-1].values()}) > 1:
+                raise ValueError("of different lengths")
+        except Exception as error:  # damage can break its reader anywhere
+            raise UserError(f"{path}: missing or damaged. Delete its folder, and give resume_sweep={folder}") from error
+    together = {name: np.concatenate([part[name] for part in parts]) for name in PREDICTIONS}
     together["fold"] = np.repeat(np.arange(folds), [len(part["target"]) for part in parts])
     order = together["index"].argsort()
     return {name: values[order] for name, values in together.items()}

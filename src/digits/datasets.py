@@ -12,7 +12,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -27,7 +27,7 @@ from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNI
 from torchvision.datasets.utils import download_url
 
 from digits.errors import UserError
-from digits.pictures import channels_first, eight_bits, fitted, over
+from digits.pictures import FORMATS, channels_first, check_header, eight_bits, fitted, over
 
 log = logging.getLogger(__name__)
 
@@ -272,6 +272,7 @@ def _download(path: Path, md5: str, mirrors: Sequence[str]) -> None:
         DownloadError: if no mirror has it, with each mirror's reason.
         OSError: if the folder cannot be written.
     """
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
     with (
@@ -289,6 +290,9 @@ def _download(path: Path, md5: str, mirrors: Sequence[str]) -> None:
             else:
                 Path(folder, path.name).replace(path)
                 return
+    with suppress(OSError):
+        for empty in made:  # which would only puzzle whoever mistyped data.root
+            empty.rmdir()
     raise DownloadError("; ".join(reasons))
 
 
@@ -459,7 +463,8 @@ def _image_files(root: Path) -> dict[str, list[Path]]:
 def _read_image(path: Path, image_size: int | None, channels: int) -> tuple[np.ndarray, tuple[tuple[int, int], str]]:
     """An image (C, H, W), uint8, and what it was: its width and height, its mode."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:  # of others, some call another program
+            check_header(file, path.name)
             upright = ImageOps.exif_transpose(file)
             image = over(eight_bits(upright), "white").convert("L" if channels == 1 else "RGB")
     except Exception as error:  # a damaged file can break a decoder anywhere

@@ -39,6 +39,7 @@ PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOST_BYTES = 20 * 2**20  # of a picture's file
 BYTES_IN_MEMORY = 2**20  # of each; the rest waits on the disk, so that many at once do not fill the memory
+HEAD_SECONDS = 10  # within which a request has to begin, or up to twice that
 UPLOAD_SECONDS = 60
 PICTURES_AT_ONCE = 2  # a large photo takes hundreds of MB while it is read
 MOST_CONNECTIONS = 256
@@ -82,7 +83,7 @@ def main(cfg: DictConfig) -> None:
             threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()  # some wait for their window
         settings = uvicorn.Config(
             app,
-            http="h11",
+            http=impatient_protocol(),
             ws="none",
             lifespan="off",
             log_level="warning",
@@ -113,6 +114,27 @@ def listen(host: str, port: int) -> socket.socket:
     # Inherited by each connection. Without it an answer's body waits 40 ms for the acknowledgement of its head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def impatient_protocol() -> type[asyncio.Protocol]:
+    """uvicorn's HTTP, which alone would wait for the head of a request for ever."""
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class ImpatientProtocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+            super().connection_made(transport)
+            self.look(waited_after=None)
+
+        def look(self, waited_after: Any) -> None:
+            """Closes a connection that waits for the same request's head as the last time."""
+            waits = self.conn.their_state is h11.IDLE
+            if waits and waited_after == [self.cycle]:
+                self.transport.close()
+            elif not self.transport.is_closing():
+                self.loop.call_later(HEAD_SECONDS, self.look, [self.cycle] if waits else None)
+
+    return ImpatientProtocol
 
 
 def open_classifier(path: Path) -> "ImageClassifier":

@@ -103,7 +103,7 @@ def memory_advice(trainer: L.Trainer, data: DigitsDataModule) -> Iterator[None]:
             way_out = (
                 f"data.batch_size={math.ceil(data.batch_size / parts)}"
                 f" trainer.accumulate_grad_batches={parts * trainer.accumulate_grad_batches}:"
-                " each step is then over as many images as now"
+                f" each step is then over {'about ' if data.batch_size % parts else ''}as many images as now"
             )
         device = describe_device(trainer.strategy.root_device)
         raise UserError(f"{size}: out of memory on {device}. Give {way_out}") from error

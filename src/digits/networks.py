@@ -9,6 +9,8 @@ from torchvision.models import DenseNet as TorchvisionDenseNet
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
+MOST_BLOCKS = 1000
+
 
 class CNN(nn.Module):
     """The convolutional network of the tutorials, with its usual knobs.
@@ -215,8 +217,10 @@ def _check_probability(dropout: float) -> None:
 
 
 def _check_blocks(blocks: Sequence[int], stages: int | None = None) -> None:
-    if not blocks or min(blocks) < 1 or len(blocks) != (stages or len(blocks)):
-        raise ValueError(f"blocks={list(blocks)}: give {stages or 'one or more'} numbers, each 1 or more")
+    if not blocks or min(blocks) < 1 or max(blocks) > MOST_BLOCKS or len(blocks) != (stages or len(blocks)):
+        raise ValueError(
+            f"blocks={list(blocks)}: give {stages or 'one or more'} numbers, each 1 or more and at most {MOST_BLOCKS}"
+        )
 
 
 def _check_size(image_size: int, halvings: int) -> None:

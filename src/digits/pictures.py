@@ -46,7 +46,7 @@ def read_picture(picture: Picture) -> Image.Image:
                     raise PictureError(f"{name}: no bytes. Give a file's content ({READ})")
                 return _read_file(io.BytesIO(picture), name)
             case Image.Image():
-                _check(picture, name)
+                check_header(picture, name)
                 upright = ImageOps.exif_transpose(picture)
                 return _plain(upright, upright.size)
             case np.ndarray():
@@ -71,7 +71,7 @@ def _read_file(file: Path | io.BytesIO, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise PictureError(_too_large(name)) from error
     with opened as image:
-        _check(image, name)
+        check_header(image, name)
         size = image.size
         factor = _factor(size)
         width, height = (max(1, side // factor) for side in size)
@@ -81,8 +81,12 @@ def _read_file(file: Path | io.BytesIO, name: str) -> Image.Image:
         return _plain(image, size[::-1] if turned else size)
 
 
-def _check(image: Image.Image, name: str) -> None:
-    """Refuses from the header what should not be decoded at all."""
+def check_header(image: Image.Image, name: str) -> None:
+    """Refuses from its header what should not be decoded at all.
+
+    Raises:
+        PictureError: for more pixels than a photo has, or several frames.
+    """
     if image.width * image.height > MAX_PIXELS:
         raise PictureError(_too_large(name))
     frames = getattr(image, "n_frames", 1)
@@ -102,7 +106,7 @@ def _read_array(array: np.ndarray, name: str) -> Image.Image:
     if not array.size:
         raise PictureError(f"{name}: an array without pixels, shape {array.shape}")
     image = Image.fromarray(array)
-    _check(image, name)
+    check_header(image, name)
     return _plain(image, image.size)
 
 

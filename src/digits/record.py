@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digits.errors import Pruned, UserError
 from digits.files import whole
+from digits.remembered import read_record
 
 log = logging.getLogger(__name__)
 
@@ -100,25 +101,18 @@ class RunRecord:
             if kind is None:
                 self.update(status="completed")
             elif issubclass(kind, KeyboardInterrupt | SystemExit):
-                go_on = f" Go on: {self._go_on}" if self._go_on else ""
+                begun = self.path.with_name("config.yaml").exists()  # before, there is nothing to go on with
+                go_on = f" Go on: {self._go_on}" if self._go_on and begun else ""
                 self.update(status="interrupted", error=f"by {_signal(error)}.{go_on}")
                 log.warning("interrupted by %s.%s", _signal(error), go_on)
             elif issubclass(kind, Pruned):
                 self.update(status="pruned", error=str(error))
             else:
                 with suppress(UserError):  # on a full disk, of which the first error has told
-                    self.update(status="failed", error=f"{kind.__name__}: {' '.join(str(error).split())}")
+                    told = error.__cause__ if error and isinstance(error.__cause__, UserError) else error
+                    self.update(status="failed", error=f"{type(told).__name__}: {' '.join(str(told).split())}")
         finally:
             self._lock.release()
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """A run's facts so far; empty where there are none, or the file is damaged."""
-    try:
-        facts = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def is_running(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """A table from the folders of runs: what differs between them, how good each setting is over its seeds, the best."""
 
 import csv
-import json
 import re
 import shlex
 import shutil
@@ -17,13 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich import box
 from rich.table import Table
-from yaml import YAMLError
 
 from digits.console import as_text
 from digits.errors import UserError
 from digits.files import whole
 from digits.record import is_running, tested_checkpoint
-from digits.sweeps import plain_dict
+from digits.remembered import parse_record, plain_dict, read_config, read_yaml
 
 # Where a run goes and what it belongs to, not what is trained.
 NO_SETTING = re.compile(r"(resume|resume_sweep|checkpoint_every_seconds|log_dir|callbacks\.pruning\.trial|hydra\..*)$")
@@ -78,8 +76,10 @@ class Run:
     @cached_property
     def _choices(self) -> dict[str, str]:
         """The file chosen in each group."""
-        hydra = plain_dict(_load(self.folder / ".hydra" / "hydra.yaml")).get("hydra", {})
-        return hydra.get("runtime", {}).get("choices", {})
+        try:
+            return plain_dict(_load(self.folder / ".hydra" / "hydra.yaml").hydra.runtime.choices)
+        except (OmegaConfBaseException, AttributeError, ValueError):
+            return {}
 
     @cached_property
     def _config(self) -> DictConfig:
@@ -100,8 +100,8 @@ class Run:
 def _load(path: Path) -> DictConfig:
     """A YAML file of a run's folder; empty where it is not there or damaged."""
     try:
-        return OmegaConf.create(plain_dict(OmegaConf.load(path)))
-    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+        return read_config(path)
+    except (OSError, ValueError):
         return OmegaConf.create({})
 
 
@@ -324,20 +324,13 @@ def write_summary(folder: str | Path) -> Summary:
 def _read(folder: Path) -> Run | None:
     """None for what is no training."""
     try:
-        record = json.loads((folder / "metrics.json").read_text())
+        record = parse_record((folder / "metrics.json").read_text(encoding="utf-8"))
         if record["command"][0] in ("eval.py", "explain.py"):
             return None
         overrides = record.get("overrides")
-        if not (
-            isinstance(record["status"], str)
-            and all(
-                isinstance(record.get(name), int | float | None) for name in FACTS if name not in ("status", "error")
-            )
-            and all(isinstance(word, str) for word in overrides or ())
-        ):
-            raise ValueError("a status, figures or overrides of another kind")
         if record["status"] == "running" and not is_running(folder):
-            record |= {"status": "crashed", "error": f"its process died. Go on: python train.py resume={folder}"}
+            go_on = f" Go on: python train.py resume={folder}" if (folder / "config.yaml").exists() else ""
+            record |= {"status": "crashed", "error": f"its process died.{go_on}"}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         record = {"status": "unreadable", "error": f"metrics.json is damaged ({type(error).__name__}: {error})"}
         overrides = None
@@ -349,10 +342,10 @@ def _read(folder: Path) -> Run | None:
 
 def _load_words(path: Path) -> list[str]:
     try:
-        words = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+        words = read_yaml(path)
+    except (OSError, ValueError):
         return []
-    return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
+    return [word for word in words if isinstance(word, str) and word] if isinstance(words, list) else []
 
 
 def _natural(path: Path) -> list[str | int]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,14 +11,13 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf.errors import OmegaConfBaseException
 
 from digits.errors import UserError
-from digits.record import read_record
+from digits.remembered import experiment_words, plain_dict, read_config, read_record, sweep_words
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 # What may differ where a run goes on: how long it takes, and where things are.
@@ -60,19 +60,19 @@ def resumed_words(words: list[str], folder: str) -> list[str]:
     Raises:
         UserError: if the folder is no sweep's, or there are words that would make it another sweep.
     """
+    if folder == "last":
+        sweeps = sorted(Path(log_dir(words), "train", "multiruns").glob("*/multirun.yaml"), key=_age)
+        folder = str(sweeps[0].parent) if sweeps else folder
     path = Path(folder).expanduser() / "multirun.yaml"
     if not path.is_file():
         raise UserError(
             f"resume_sweep={folder}: no sweep's folder, it has no multirun.yaml. Give logs/train/multiruns/..."
         )
     try:
-        sweep = OmegaConf.load(path).hydra
+        sweep = read_config(path).hydra
         sweeper, overrides = sweep.sweeper._target_, plain_dict(sweep.overrides)
         task, sweeping = experiment_words(overrides["task"]), sweep_words(overrides["hydra"])
-    except (
-        *(YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError),
-        *(OmegaConfBaseException, OverrideParseException),
-    ) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, OmegaConfBaseException) as error:
         raise UserError(f"resume_sweep={folder}: its multirun.yaml is damaged, or not a sweep's") from error
     if sweeper != BASIC_SWEEPER:
         raise UserError(f"resume_sweep={folder}: a search goes on where it stopped when its command is run again")
@@ -83,43 +83,11 @@ def resumed_words(words: list[str], folder: str) -> list[str]:
     return ["--multirun", *sweeping, *task, *more, f"resume_sweep={where}", f"hydra.sweep.dir={where}"]
 
 
-def experiment_words(words: Sequence[str]) -> list[str]:
-    """Of the overrides that a run's or a sweep's folder remembers, those about the experiment.
-
-    The folder may come from anywhere, and Hydra would call what it finds under `hydra`, or in another folder of
-    configs (`--config-dir`), before anybody looks.
-
-    Raises:
-        OverrideParseException: a HydraException, for what is no override at all.
-    """
-    overrides = OverridesParser.create().parse_overrides(list(words))
-    return [
-        word
-        for word, override in zip(words, overrides, strict=True)
-        if not override.key_or_group.startswith("hydra")
-        and not (override.package or "").startswith("hydra")
-        and override.key_or_group not in ("resume", "resume_sweep")
-    ]
-
-
-def sweep_words(words: Sequence[str]) -> list[str]:
-    """Of the overrides of Hydra that a sweep's folder remembers, those that say what its jobs are and where.
-
-    Other settings of a launcher are to be given again: some of them are shell commands.
-
-    Raises:
-        OverrideParseException: a HydraException, for what is no override at all.
-    """
-    kept = []
-    for word, override in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
-        match override.key_or_group:
-            case "hydra/launcher" if str(override.value()).isidentifier():  # none of another folder
-                kept.append(word)
-            case "hydra.launcher.n_jobs" | "hydra.sweep.subdir":
-                kept.append(word)
-            case key if key.startswith("hydra.sweeper.params."):
-                kept.append(word)
-    return kept
+def go_on_words(folder: Path) -> str:
+    """The command that goes on with a run, or with the sweep that it is a job of."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return shlex.join(["python", "train.py", f"resume_sweep={Path(HydraConfig.get().sweep.dir).absolute()}"])
+    return shlex.join(["python", "train.py", f"resume={folder}"])
 
 
 def resumed_run_words(words: list[str], asked: str) -> list[str]:
@@ -136,7 +104,7 @@ def resumed_run_words(words: list[str], asked: str) -> list[str]:
     folder = _last_run(more) if asked == "last" else Path(asked).expanduser().absolute()
     try:
         own = experiment_words(read_record(folder)["overrides"])
-    except (KeyError, TypeError, AttributeError, OverrideParseException) as error:
+    except (KeyError, ValueError) as error:
         raise UserError(
             f"resume={asked}: no run's folder, or a damaged one. Give logs/train/runs/..., or last"
         ) from error
@@ -150,6 +118,7 @@ def resumed_run_words(words: list[str], asked: str) -> list[str]:
         raise UserError(
             f"resume={asked}: a search's trial ({search[0]}); a search goes on when its command is run again"
         )
+    own = [word for word in own if word.partition("=")[0] not in {other.partition("=")[0] for other in more}]
     # .hydra stays as it was: what comes here may be refused yet.
     where = [f"hydra.run.dir={quoted(str(folder))}", "hydra.output_subdir=null"]
     return [*own, *more, f"resume={quoted(str(folder))}", *where]
@@ -160,11 +129,14 @@ def requeued_run(words: Sequence[str]) -> Path | None:
     job = os.environ.get("SLURM_JOB_ID")
     if not job or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return None
-    for path in _runs(words):  # of all: a job's script may hold several commands
-        record = read_record(path.parent)
-        with suppress(KeyError, TypeError, AttributeError, OverrideParseException):
-            if record.get("slurm_job_id") == job and experiment_words(record["overrides"]) == experiment_words(words):
-                return path.parent.absolute()
+    # Of all, because a job's script may hold several commands.
+    given = [str(Path(value).absolute()) for value in _values(words, "hydra.run.dir")]
+    for folder in [*map(Path, given[-1:]), *_runs(words)]:
+        record = read_record(folder)
+        with suppress(KeyError, ValueError):
+            asked = experiment_words(list(words))
+            if record.get("slurm_job_id") == job and experiment_words(record["overrides"]) == asked:
+                return folder
     return None
 
 
@@ -179,9 +151,9 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     """
     path = Path(cfg.resume, "config.yaml")
     try:
-        saved = OmegaConf.create(plain_dict(OmegaConf.load(path)))
+        saved = read_config(path)
         planned, schedule = saved.trainer.max_epochs, dict(saved.scheduler)
-    except (OSError, YAMLError, UnicodeDecodeError, AttributeError, TypeError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, AttributeError, TypeError, OmegaConfBaseException) as error:
         raise UserError(f"resume={cfg.resume}: its config.yaml is missing or damaged ({error})") from error
     given = {word.partition("=")[0] for word in job_overrides()}
     if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and "auto" in schedule.values():
@@ -194,21 +166,35 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     return saved, planned
 
 
-def _last_run(words: list[str]) -> Path:
-    for path in _runs(words):
-        return path.parent.absolute()
-    raise UserError(f"resume=last: there is no run in {_runs_folder(words)}")
+def _last_run(words: Sequence[str]) -> Path:
+    for folder in _runs(words):
+        if read_record(folder).get("status") != "failed" or (folder / "checkpoints" / "last.ckpt").exists():
+            return folder  # others failed as they would again
+    raise UserError(f"resume=last: there is no run in {_runs_folder(words)} that could go on")
 
 
 def _runs(words: Sequence[str]) -> list[Path]:
-    """The config.yaml of each run under the command's log_dir, the newest first."""
-    found = _runs_folder(words).glob("*/config.yaml")
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    """The runs under the command's log_dir, the newest first."""
+    return [path.parent.absolute() for path in sorted(_runs_folder(words).glob("*/config.yaml"), key=_age)]
+
+
+def _age(path: Path) -> float:
+    return -path.stat().st_mtime
 
 
 def _runs_folder(words: Sequence[str]) -> Path:
-    logs = [word.partition("=")[2] for word in words if word.startswith("log_dir=")]
-    return Path(logs[-1] if logs else "logs", "train", "runs")
+    return Path(log_dir(words), "train", "runs")
+
+
+def log_dir(words: Sequence[str]) -> str:
+    """Where a command line has its results written."""
+    return ["logs", *_values(words, "log_dir")][-1]
+
+
+def _values(words: Sequence[str], key: str) -> list[str]:
+    """What a command line gives for a key."""
+    parsed = OverridesParser.create().parse_overrides([word for word in words if word.startswith(f"{key}=")])
+    return [str(override.value()) for override in parsed]
 
 
 def job_overrides() -> list[str]:
@@ -237,18 +223,6 @@ def go_on(cfg: DictConfig, before: dict[str, Any]) -> None:
     cut_off = before.get("status") in ("running", "interrupted") and (folder / "checkpoints" / "last.ckpt").exists()
     if cut_off and cfg.trainer.devices == 1:
         cfg.resume = str(folder)
-
-
-def plain_dict(cfg: Any, resolve: bool = False) -> dict[str, Any]:
-    """A config as plain types; interpolations stay what they are, unless they are to be resolved.
-
-    Raises:
-        ConfigTypeError: an OmegaConfBaseException, for one that is a list.
-    """
-    plain: Any = OmegaConf.to_container(cfg, resolve=resolve)
-    if not isinstance(plain, dict):
-        raise ConfigTypeError(f"keys with values are expected, not a {type(plain).__name__}")
-    return plain
 
 
 def quoted(value: str) -> str:

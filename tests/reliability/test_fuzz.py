@@ -4,21 +4,22 @@ DIGITS_FUZZ sets the number of examples of each, DIGITS_FUZZ_SEED the random num
 """
 
 import gzip
-import hashlib
 import io
 import os
 import pickle
+import shutil
 import signal
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pytest
 import torch
-from conftest import RELIABILITY, Command
+from conftest import RELIABILITY, SEED, Command
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -28,14 +29,15 @@ from PIL import Image
 from digits import load_classifier
 from digits.checkpoints import load_checkpoint, restore_network
 from digits.cli import CONFIGS
+from digits.compare import compare
 from digits.data import DigitsDataModule
-from digits.datasets import parse_idx, read_verified
+from digits.datasets import _idx_problem, load_image_folder, load_kmnist
 from digits.errors import UserError
 from digits.inference import ImageClassifier
+from digits.remembered import read_config, read_record, read_yaml
 
 pytestmark = pytest.mark.slow
 EXAMPLES = int(os.environ.get("DIGITS_FUZZ", "300"))
-SEED = int(os.environ.get("DIGITS_FUZZ_SEED", "1"))  # one that is known to pass is no news: try others
 HANGS_AFTER_SECONDS = 120
 FUZZ = settings(
     max_examples=EXAMPLES,
@@ -267,6 +269,30 @@ def test_checkpoints(trained: Path, tmp_path: Path, record_property: Callable) -
     answers_or_refuses("mutated checkpoints", content, use, record_property)
 
 
+def sealed(content: bytes, damaged: bytes) -> bytes:
+    """The archive with other bytes in the place of its pickle, and right checksums."""
+    with zipfile.ZipFile(io.BytesIO(content)) as old, io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, damaged if name.endswith("/data.pkl") else old.read(name))
+        return file.getvalue()
+
+
+def test_checkpoints_with_right_checksums(trained: Path, tmp_path: Path, record_property: Callable) -> None:
+    """As by somebody who means it: what is in the archive is wrong, and the archive is not."""
+    path = tmp_path / "damaged.ckpt"
+    content = (trained / "checkpoints" / "best.ckpt").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        [pickled] = [archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")]
+
+    def use(damaged: bytes) -> None:
+        path.write_bytes(sealed(content, damaged))
+        classifier = load_classifier(path)
+        classifier.probabilities(np.zeros((1, 1, 28, 28), np.uint8))
+
+    answers_or_refuses("mutated pickles in checkpoints with right checksums", pickled, use, record_property)
+
+
 class Payload:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -309,21 +335,73 @@ def test_payloads(name: str, packing: Callable, tmp_path: Path, record_property:
     assert touched.exists(), "it was no payload: the test proves nothing"
 
 
+def idx(values: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return header + values.astype(np.uint8).tobytes()
+
+
 @pytest.mark.parametrize("packing", [bytes, gzip.compress])
-def test_idx_files(packing: Callable, sample: DigitsDataModule, tmp_path: Path, record_property: Callable) -> None:
-    images = sample.splits.test.images[:50, 0].numpy()
-    header = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in images.shape)
-    content = packing(header + images.tobytes())
-    path = tmp_path / "train-images-idx3-ubyte"
-    md5 = hashlib.md5(content).hexdigest()
+def test_idx_files(packing: Callable, sample: DigitsDataModule, record_property: Callable) -> None:
+    content = idx(sample.splits.test.images[:50, 0].numpy())
 
     def use(damaged: bytes) -> None:
-        with suppress(ValueError):
-            assert parse_idx(damaged).dtype in (np.uint8, np.int32)
-        path.write_bytes(damaged)
-        assert read_verified(path, md5) == content
+        if problem := _idx_problem(damaged, classes=10):
+            raise UserError(problem)
 
-    answers_or_refuses("mutated IDX files", content, use, record_property)
+    answers_or_refuses("mutated IDX files", packing(content), use, record_property)
+
+
+@pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
+def test_data_sets_without_sums(kind: str, sample: DigitsDataModule, tmp_path: Path, record_property: Callable) -> None:
+    folder = tmp_path / "KMNIST" / "raw"
+    folder.mkdir(parents=True)
+    parts = {"images-idx3": sample.splits.test.images[:50, 0].numpy(), "labels-idx1": sample.splits.test.target[:50]}
+    for name, values in parts.items():
+        for part in ("train", "t10k"):
+            (folder / f"{part}-{name}-ubyte").write_bytes(idx(np.asarray(values)))
+    path = folder / f"train-{kind}-ubyte"
+
+    def use(damaged: bytes) -> None:
+        path.write_bytes(damaged)
+        train, _, names = load_kmnist(tmp_path)
+        assert train.target.max() < len(names)
+
+    answers_or_refuses("mutated files of KMNIST", path.read_bytes(), use, record_property)
+
+
+def test_pictures_of_a_folder(trained: Path, tmp_path: Path, record_property: Callable) -> None:
+    for i in range(2):
+        path = tmp_path / str(i) / "a.png"
+        path.parent.mkdir()
+        Image.new("L", (28, 28), 10 * i).save(path)
+
+    def use(damaged: bytes) -> None:
+        path.write_bytes(damaged)
+        load_image_folder(tmp_path, 28, 1)
+
+    answers_or_refuses("mutated pictures in a folder of images", path.read_bytes(), use, record_property)
+
+
+# What a run's folder remembers: what is read of each file, and how
+
+REMEMBERED = {"metrics.json": read_record, "config.yaml": read_config, ".hydra/overrides.yaml": read_yaml}
+
+
+@pytest.mark.parametrize("name", REMEMBERED)
+def test_folders(name: str, trained: Path, tmp_path: Path, record_property: Callable) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    path = folder / name
+
+    def use(damaged: bytes) -> None:
+        path.write_bytes(damaged)
+        compare([folder])
+        try:
+            REMEMBERED[name](folder if name == "metrics.json" else path)
+        except ValueError as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+    answers_or_refuses("mutated files of a run's folder", path.read_bytes(), use, record_property)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])

@@ -1,23 +1,22 @@
 """The page under attack: all at once whatever a stranger might send, and the good requests answered all the same."""
 
 import io
-import os
 import random
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RELIABILITY
+from conftest import RELIABILITY, SEED
 from PIL import Image
 from test_demo import Client, Server, digits, encoded, exported, memory_mb, picture, server  # noqa: F401 - fixtures
 
 from digits import demo
 
 pytestmark = pytest.mark.slow
-SEED = int(os.environ.get("DIGITS_FUZZ_SEED", "1"))
 GOOD = 64
 MUTATED = 1000
 MOST_MEGABYTES = 1500  # two pictures of 100 megapixels at a time are read
@@ -46,6 +45,23 @@ def huge(mode: str) -> bytes:
     with io.BytesIO() as file:
         Image.new(mode, (10_000, 9_990)).save(file, "PNG")
         return file.getvalue()
+
+
+def test_silent_connections_are_closed(server: Server) -> None:  # noqa: F811
+    client, _ = server
+    silent = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(demo.MOST_CONNECTIONS)]
+    try:
+        for i, connection in enumerate(silent):
+            if i % 2:
+                connection.sendall(b"GET / HT")
+        time.sleep(2 * demo.HEAD_SECONDS + 2)
+        assert client.get("/").status == 200
+        for connection in silent:
+            connection.settimeout(5)
+            assert connection.recv(1) == b""  # the server has hung up
+    finally:
+        for connection in silent:
+            connection.close()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
