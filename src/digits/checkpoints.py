@@ -105,9 +105,7 @@ def _damage(content: bytes) -> str | None:
                     if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
                 }
                 if foreign := called - CALLED:
-                    return (
-                        f"refused: to open it could run code ({min(foreign)}). A checkpoint of train.py is plain data"
-                    )
+                    return f"refused: it could run code ({min(foreign)}). A checkpoint of train.py is plain data"
     except Exception as error:  # damage can break the reader anywhere
         if not zipfile.is_zipfile(io.BytesIO(content)):
             return f"truncated: after {len(content):,} bytes its end is missing. Take another copy of it"

@@ -184,7 +184,7 @@ def _check_words(words: list[str], config_name: str) -> None:
     """
     for word in words:
         key, equals, value = word.partition("=")
-        if not equals and not word.startswith(("-", "~")):
+        if not equals and not word.startswith("~") and not any(other.startswith("-") for other in words):
             raise UserError(f"{word}: give key=value, such as {EXAMPLES.get(config_name, 'seed=2').format(word)}")
         if not equals:
             continue
