@@ -169,7 +169,7 @@ def packed(content: bytes) -> bytes:
     bomb = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as ours, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ours.namelist():
-            archive.writestr(name, ours.read(name) if "data/" not in name else bytes(10**8))
+            archive.writestr(name, ours.read(name) if "data/" not in name else bytes(10**7))
     return bomb.getvalue()
 
 

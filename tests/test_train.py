@@ -533,7 +533,7 @@ def test_resumed_sweep_runs_only_what_is_not_done(command: Command) -> None:
     record = json.loads(before["1"]) | {"status": "running"}  # as after a kill
     (sweep / "1" / "metrics.json").write_text(json.dumps(record))
     shutil.rmtree(sweep / "3")
-    resumed = command("train", f"resume_sweep={sweep}")
+    resumed = command("train", "resume_sweep=last")
     assert resumed.code == 0, resumed.err
     assert resumed.folder == sweep
     after = {job: (sweep / job / "metrics.json").read_text() for job in "0123"}
