@@ -226,6 +226,23 @@ def test_what_could_fill_the_memory_is_not_called(best: Path) -> None:
         load_checkpoint(best)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["archive/data.pkl", "archive/DATA.PKL"])
+def test_an_archive_hides_no_second_pickle(best: Path, name: str) -> None:
+    """Which of two a reader takes is up to the reader."""
+    content = best.read_bytes()
+    with io.BytesIO() as file:
+        torch.save(bytearray(5), file)
+        with zipfile.ZipFile(file) as other:
+            [hostile] = [other.read(part) for part in other.namelist() if part.endswith("/data.pkl")]
+    with zipfile.ZipFile(io.BytesIO(content)) as ours, zipfile.ZipFile(best, "w") as archive:
+        archive.writestr(name, hostile)
+        for part in ours.namelist():
+            archive.writestr(part, ours.read(part))
+    with pytest.raises(UserError, match="an archive of another kind"):
+        load_checkpoint(best)
+
+
 def test_sizes_of_a_checkpoint_take_no_memory(best: Path) -> None:
     checkpoint = load_checkpoint(best)
     checkpoint["hyper_parameters"]["model"]["hidden"] = 10**9  # 12 TB of weights

@@ -94,14 +94,18 @@ def _damage(content: bytes) -> str | None:
         return f"no checkpoint, but a file of another kind. {WANTED}"
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                return f"no checkpoint, but an archive of another kind. {WANTED}"  # packed, it could fill the memory
+            names = [name.lower() for name in archive.namelist()]  # torch's reader takes small letters for capitals
+            packed = any(
+                part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()
+            )  # could fill the memory
+            if packed or len(set(names)) < len(names):  # of two with one name, torch might read the other
+                return f"no checkpoint, but an archive of another kind. {WANTED}"
             if broken := archive.testzip():
                 return f"damaged: {broken} in it has not the content that it was written with. Take another copy of it"
-            for part in archive.namelist():
+            for part in (name for name in archive.namelist() if name.lower().endswith(".pkl")):
                 called = {
                     str(name).replace(" ", ".")
-                    for operation, name, _ in (pickletools.genops(archive.read(part)) if part.endswith(".pkl") else ())
+                    for operation, name, _ in pickletools.genops(archive.read(part))
                     if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
                 }
                 if foreign := called - CALLED:
@@ -151,17 +155,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         what = "weights alone, no checkpoint" if values and all(map(torch.is_tensor, values)) else "no checkpoint"
         raise UserError(f"{path}: {what}. {WANTED}")
     written = checkpoint.get("digits_format")
-    if type(written) is int and written != FORMAT:
-        age = "an older" if written < FORMAT else "a newer"
-        raise UserError(
-            f"{path}: of {age} version of this project (format {written}; this one reads {FORMAT})."
-            " Use the version that wrote it, or train again"
-        )
-    if not _has_settings(checkpoint):
+    number: int | None = written if type(written) is int else None
+    if number in (None, FORMAT) and not _has_settings(checkpoint):  # another version may have others
         raise UserError(f"{path}: another project's checkpoint, without the settings that this one writes. {WANTED}")
-    if type(written) is not int:
+    if number != FORMAT:
+        age = "a newer" if number is not None and number > FORMAT else "an older"
+        found = "without a format" if number is None else f"format {number}"
         raise UserError(
-            f"{path}: of an older version of this project (without a format; this one reads {FORMAT})."
+            f"{path}: of {age} version of this project ({found}; this one reads {FORMAT})."
             " Use the version that wrote it, or train again"
         )
     return checkpoint

@@ -24,7 +24,7 @@ OWN_CHOICES = re.compile(r"""[\w\s,()[\]'"*-]*""")  # without a path to other fi
 INSIDE = re.compile(r"([\w,=-]|\$\{hydra[:.][\w.]+\})+")  # of the sweep's folder
 TEXT, NUMBER = (str, NoneType), (int, float, NoneType)
 # The types of a record's facts; a name with a slash is a figure's.
-FACTS: dict[str, tuple[type, ...]] = {
+FACT_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("status", "started_at"), (str,)),
     **dict.fromkeys(("error", "data", "dataset", "device", "precision"), TEXT),
     **dict.fromkeys(("mlflow_run_id", "wandb_id", "slurm_job_id"), TEXT),
@@ -47,14 +47,14 @@ def parse_record(text: str) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise ValueError(f"a {type(facts).__name__}, no facts")
     for name, value in facts.items():
-        kinds = FACTS.get(name, NUMBER if "/" in name else (object,))
+        kinds = FACT_TYPES.get(name, NUMBER if "/" in name else (object,))
         if not isinstance(value, kinds) or (isinstance(value, list) and not _all_text(value, name)):
             raise ValueError(f"{name} is a {type(value).__name__}, or of such")
     return facts
 
 
 def _all_text(values: list[Any], name: str) -> bool:
-    return name not in FACTS or all(isinstance(value, str) and value for value in values)
+    return name not in FACT_TYPES or all(isinstance(value, str) and value for value in values)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -129,14 +129,14 @@ def requeued_run(words: Sequence[str]) -> Path | None:
     job = os.environ.get("SLURM_JOB_ID")
     if not job or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return None
-    # Of all, because a job's script may hold several commands.
-    given = [str(Path(value).absolute()) for value in _values(words, "hydra.run.dir")]
-    for folder in [*map(Path, given[-1:]), *_runs(words)]:
-        record = read_record(folder)
-        with suppress(KeyError, ValueError):
-            asked = experiment_words(list(words))
-            if record.get("slurm_job_id") == job and experiment_words(record["overrides"]) == asked:
-                return folder
+    with suppress(ValueError):  # from words that Hydra is yet to complain of
+        asked = experiment_words(list(words))
+        given = [Path(value).absolute() for value in _values(words, "hydra.run.dir")]
+        for folder in [*given[-1:], *_runs(words)]:  # of all, because a job's script may hold several commands
+            record = read_record(folder)
+            with suppress(KeyError, ValueError):
+                if record.get("slurm_job_id") == job and experiment_words(record["overrides"]) == asked:
+                    return folder
     return None
 
 
