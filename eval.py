@@ -7,15 +7,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
-from digits.cli import check_overrides, check_targets, entry_point
+from digits.command import check_overrides, check_targets, command
 from digits.errors import UserError
-from digits.processes import check_processes
-from digits.record import RunRecord
+from digits.runs.processes import check_processes
+from digits.runs.record import RunRecord
 
 log = logging.getLogger(__name__)
 
 
-@entry_point("eval")
+@command("eval")
 def main(cfg: DictConfig) -> None:
     """Writes the same report for a checkpoint as training does for its best one; for several, for their ensemble."""
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -8,14 +8,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from digits.cli import check_overrides, check_targets, entry_point
+from digits.atomic import atomic_write
+from digits.command import check_overrides, check_targets, command
 from digits.errors import UserError
-from digits.files import whole
-from digits.processes import check_processes
-from digits.record import RunRecord, tested_checkpoint
-from digits.remembered import plain_dict
-from digits.stop import Stop
-from digits.sweeps import go_on_words, job_overrides, resumed_config
+from digits.runs.processes import check_processes
+from digits.runs.record import RunRecord, tested_checkpoint
+from digits.runs.remembered import plain_dict
+from digits.runs.signals import Stop
+from digits.runs.sweeps import go_on_words, job_overrides, resumed_config
 
 if TYPE_CHECKING:
     from digits.classifier import Classifier
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@entry_point("train")
+@command("train")
 def main(cfg: DictConfig) -> float | None:
     """Leaves a run's folder behind and returns the best val/acc, for sweeps to maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -48,9 +48,9 @@ def main(cfg: DictConfig) -> float | None:
         from digits.checkpoints import WholeCheckpoints, load_checkpoint, save
         from digits.console import quiet_libraries
         from digits.loggers import logger_facts, open_loggers
-        from digits.model_card import model_card
-        from digits.resume import LastCheckpoint, check_position
-        from digits.summary import Run
+        from digits.runs.model_card import model_card
+        from digits.runs.resume import LastCheckpoint, check_position
+        from digits.runs.summary import Run
 
         quiet_libraries()
         hardware.plain_float32()
@@ -152,7 +152,7 @@ def main(cfg: DictConfig) -> float | None:
         record.update(tested_epoch=epoch, **figures, **test_report.facts)
         data_recipe = {name: settings["data"][name] for name in ("dataset", "batch_size")}
         run = Run(folder, folder.name, record.facts, tuple(job_overrides()))
-        with whole(folder / "MODEL_CARD.md") as part:
+        with atomic_write(folder / "MODEL_CARD.md") as part:
             part.write_text(model_card(run, settings, data.class_names), encoding="utf-8")
         log_hyperparameters(trainer, {**recipe, "data": data_recipe}, figures)
         log.info("saved: %s", folder)

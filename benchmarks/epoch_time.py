@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from digits.datasets import raw_folder
+from digits.data.datasets import raw_folder
 from digits.hardware import describe_device
 
 PROJECT = Path(__file__).parents[1]

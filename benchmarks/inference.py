@@ -24,8 +24,8 @@ from digits.checkpoints import load_checkpoint, restore_data, restore_network
 from digits.errors import UserError
 from digits.export import calibration_images, quantized, to_onnx
 from digits.hardware import describe_device
-from digits.inference import ModelFacts, newest_checkpoint, onnx_classifier, torch_classifier
 from digits.networks import RawPixels
+from digits.pictures.reader import ModelFacts, newest_checkpoint, onnx_classifier, torch_classifier
 
 Logits = Callable[[np.ndarray], np.ndarray]
 

@@ -21,10 +21,10 @@ from rich.progress import track
 from rich.table import Table
 from sklearn.datasets import load_digits
 
-from digits.datasets import load_mnist, raw_folder
+from digits.data.datasets import load_mnist, raw_folder
 from digits.errors import UserError
-from digits.inference import ImageClassifier, load_classifier, newest_checkpoint
-from digits.preprocess import Form, NothingFoundError, find_image, form_of
+from digits.pictures.normal_form import Form, NothingFoundError, find_image, form_of
+from digits.pictures.reader import ImageClassifier, load_classifier, newest_checkpoint
 
 
 def pages(seed: int = 0) -> tuple[list[Image.Image], np.ndarray]:

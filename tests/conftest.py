@@ -20,7 +20,7 @@ import pytest
 from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNIST
 
 from digits.data import DigitsDataModule
-from digits.datasets import DEBIAN_FASHION_MNIST, FASHION_MNIST_MD5, raw_folder
+from digits.data.datasets import DEBIAN_FASHION_MNIST, FASHION_MNIST_MD5, raw_folder
 
 PROJECT = Path(__file__).parents[1]
 RELIABILITY = "reliability: "

@@ -25,7 +25,7 @@ from digits.checkpoints import (
     restore_network,
 )
 from digits.data import DigitsDataModule
-from digits.datasets import load_mnist5k
+from digits.data.datasets import load_mnist5k
 from digits.errors import UserError
 from digits.networks import CNN
 

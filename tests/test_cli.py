@@ -231,8 +231,8 @@ def test_quick_answers_import_nothing_slow(script: str, words: list[str], expect
     "target",
     [
         *("os.system", "subprocess.run", "builtins.eval", "builtins.exec", "shutil.rmtree", "pickle.loads"),
-        *("torch.os.system", "digits.record.subprocess.run", "torch.hub.load", "torch.load", "torch", "lightning"),
-        *("digits.checkpoints.save", "digits.processes.restore", "torch.package.PackageImporter"),
+        *("torch.os.system", "digits.runs.record.subprocess.run", "torch.hub.load", "torch.load", "torch", "lightning"),
+        *("digits.checkpoints.save", "digits.runs.processes.restore", "torch.package.PackageImporter"),
         "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
     ],
 )

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from test_datasets import write_emnist, write_kmnist, write_qmnist, write_usps
 
-from digits.cli import CONFIGS
+from digits.command import CONFIGS
 from digits.data import DigitsDataModule
 
 CHOICES = sorted((path.parent.relative_to(CONFIGS).as_posix(), path.stem) for path in CONFIGS.glob("*/*.yaml"))

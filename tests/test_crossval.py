@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from digits.checkpoints import load_checkpoint, restore_data, restore_network
 from digits.crossval import cross_validate
-from digits.datasets import load_mnist5k
+from digits.data.datasets import load_mnist5k
 from digits.errors import UserError
 
 

@@ -17,8 +17,8 @@ from sklearn.model_selection import StratifiedKFold
 from torchvision.datasets import MNIST
 from torchvision.transforms import v2
 
-from digits.data import DigitsDataModule, pixel_statistics
-from digits.datasets import load_mnist, load_mnist5k, raw_folder
+from digits.data.datasets import load_mnist, load_mnist5k, raw_folder
+from digits.data.module import DigitsDataModule, pixel_statistics
 from digits.errors import UserError
 from digits.report import class_counts, data_statistics
 

@@ -20,9 +20,8 @@ from sklearn.datasets import dump_svmlight_file
 from torchvision.datasets import EMNIST, MNIST, FashionMNIST, ImageFolder
 from torchvision.transforms import v2
 
-from digits import datasets
-from digits.data import DigitsDataModule
-from digits.datasets import (
+from digits.data import DigitsDataModule, datasets
+from digits.data.datasets import (
     FASHION_MNIST_MD5,
     DamagedFileError,
     MissingFileError,
@@ -176,7 +175,7 @@ def test_broken_download_leaves_nothing_behind(small_mnist: Path, tmp_path: Path
 def test_server_that_answers_garbage_is_no_server(
     small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("digits.datasets.download_url", Mock(side_effect=BadStatusLine("garbage")))
+    monkeypatch.setattr("digits.data.datasets.download_url", Mock(side_effect=BadStatusLine("garbage")))
     with pytest.raises(MissingFileError, match="garbage"):
         fetch_mnist(tmp_path / "new")
 
@@ -185,7 +184,7 @@ def test_full_disk_is_not_taken_for_a_missing_network(
     small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr("digits.datasets.download_url", Mock(side_effect=full))
+    monkeypatch.setattr("digits.data.datasets.download_url", Mock(side_effect=full))
     data = DigitsDataModule("mnist", root=str(tmp_path / "new"))
     with pytest.raises(UserError, match=r"cannot be written .No space left on device"):
         data.prepare_data()

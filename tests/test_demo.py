@@ -26,8 +26,8 @@ from starlette.applications import Starlette
 
 from digits import demo
 from digits.data import DigitsDataModule
-from digits.inference import ImageClassifier, load_classifier
 from digits.networks import CNN
+from digits.pictures.reader import ImageClassifier, load_classifier
 
 PAGES = ("/", "/style.css", "/app.js")
 
@@ -95,7 +95,7 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model, which a server starts with at once."""
     from digits.checkpoints import load_checkpoint, restore_network
     from digits.export import to_onnx
-    from digits.inference import ModelFacts
+    from digits.pictures.reader import ModelFacts
 
     path = trained / "checkpoints" / "best.ckpt"
     checkpoint = load_checkpoint(path)

@@ -15,7 +15,7 @@ from test_demo import serving
 
 from digits import demo
 from digits.data import DigitsDataModule
-from digits.inference import ImageClassifier, ModelFacts, load_classifier
+from digits.pictures.reader import ImageClassifier, ModelFacts, load_classifier
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make setup")
 Page = playwright.Page

@@ -18,8 +18,8 @@ from digits import export, load_classifier
 from digits.checkpoints import load_checkpoint
 from digits.data import DigitsDataModule
 from digits.errors import UserError
-from digits.inference import ModelFacts, onnx_classifier
 from digits.networks import CNN, DenseNet, ResNet18
+from digits.pictures.reader import ModelFacts, onnx_classifier
 
 Export = Callable[..., tuple[int, str, str]]
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from digits.atomic import atomic_write
 from digits.errors import UserError
-from digits.files import whole
 
 
 def test_the_name_is_taken_once_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "figure.png"
     path.write_text("before")
-    with whole(path) as part:
+    with atomic_write(path) as part:
         assert part.suffix == ".png"
         part.write_text("after")
         assert path.read_text() == "before"
@@ -22,7 +22,7 @@ def test_the_name_is_taken_once_it_is_written(tmp_path: Path) -> None:
 
 
 def half(path: Path, error: BaseException) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text("half")
         raise error
 
@@ -47,6 +47,6 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 def test_errors_name_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
     path = tmp_path / "none" / "a.csv"
-    with pytest.raises(FileNotFoundError) as caught, whole(path) as part:
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(path) as part:
         part.write_text("a")
     assert caught.value.filename == str(path)

@@ -9,7 +9,7 @@ from conftest import Command
 from scipy.stats import norm
 from sklearn.metrics import f1_score, precision_score
 
-from digits.model_card import intervals
+from digits.runs.model_card import intervals
 
 
 def test_wilson_by_hand() -> None:

@@ -20,8 +20,8 @@ from digits import load_classifier
 from digits.checkpoints import load_checkpoint, restore_network
 from digits.data import DigitsDataModule
 from digits.errors import UserError
-from digits.inference import ModelFacts
 from digits.networks import CNN
+from digits.pictures.reader import ModelFacts
 from digits.predict import image_paths, names_for
 
 

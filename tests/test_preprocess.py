@@ -12,11 +12,11 @@ from benchmarks.preprocessing import error_rate, normal, pages, plain
 from PIL import ExifTags, Image
 from scipy import ndimage
 
-from digits.datasets import load_mnist, load_mnist5k
+from digits.data.datasets import load_mnist, load_mnist5k
 from digits.errors import UserError
-from digits.inference import load_classifier
-from digits.pictures import PictureError, read_picture
-from digits.preprocess import NothingFoundError, find_image, find_images, form_of
+from digits.pictures.decode import PictureError, read_picture
+from digits.pictures.normal_form import NothingFoundError, find_image, find_images, form_of
+from digits.pictures.reader import load_classifier
 
 MNIST_FORM = form_of("mnist", 28, 1)
 

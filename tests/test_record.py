@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from digits.record import RunRecord
+from digits.runs.record import RunRecord
 
 
 def read(folder: Path) -> dict:

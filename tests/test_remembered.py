@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from digits.compare import compare
-from digits.remembered import experiment_words, parse_record, read_config, read_record, read_yaml, sweep_words
+from digits.runs.remembered import experiment_words, parse_record, read_config, read_record, read_yaml, sweep_words
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from digits.classifier import Classifier
-from digits.cli import CONFIGS
+from digits.command import CONFIGS
 from digits.compare import compare
 
 SMALL = ["data=mnist5k", "model=fast", "trainer=cpu", "trainer.limit_train_batches=12", "trainer.max_epochs=3"]

@@ -19,9 +19,9 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError
 
-from digits import search
 from digits.errors import Pruned, UserError
-from digits.pruning import Pruning
+from digits.search import study as search
+from digits.search.trial_pruning import TrialPruning
 
 TINY = ("hparams_search=optuna", "data=mnist5k", "trainer=cpu", "trainer.limit_train_batches=5")
 
@@ -351,7 +351,7 @@ def test_other_overrides_than_a_study_began_with_are_warned_of(caplog: pytest.Lo
 
 def test_processes_end_together_and_the_first_decides() -> None:
     """A process that is not the first needs no database: it does as it is told."""
-    pruning = Pruning("sqlite:////nowhere/optuna.db", "digits", trial=7, pruner=optuna.pruners.NopPruner())
+    pruning = TrialPruning("sqlite:////nowhere/optuna.db", "digits", trial=7, pruner=optuna.pruners.NopPruner())
     trainer = SimpleNamespace(
         is_global_zero=False,
         sanity_checking=False,

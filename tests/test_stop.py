@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from digits.stop import Stop
+from digits.runs.signals import Stop
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

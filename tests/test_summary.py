@@ -17,7 +17,7 @@ from PIL import Image
 
 from digits.errors import UserError
 from digits.figures import sweep
-from digits.summary import Summary, read_runs, write_summary
+from digits.runs.summary import Summary, read_runs, write_summary
 
 
 def summary_of(*paths: Path) -> Summary:

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from digits import figures, report
 from digits.analysis import confident_mistakes, misclassification
+from digits.atomic import atomic_write
 from digits.classifier import Classifier
-from digits.data import data_of
-from digits.files import whole
+from digits.data.module import data_of
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class History(Callback):
     def _write(self) -> None:
         # Rows may differ: with check_val_every_n_epoch=2 every other one has no validation.
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with whole(self.folder / "metrics.csv") as part, part.open("w", newline="") as file:
+        with atomic_write(self.folder / "metrics.csv") as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=columns)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -222,10 +222,10 @@ class TestReport(Callback):
 
         probabilities = logits.softmax(dim=1).numpy()
         index = data.splits.test.index[: len(target)].numpy()  # fewer than all with trainer.limit_test_batches
-        with whole(self.folder / "predictions.npz") as part:
+        with atomic_write(self.folder / "predictions.npz") as part:
             np.savez_compressed(part, index=index, target=target.numpy(), probabilities=probabilities)
         wrong = confident_mistakes(probabilities, target.numpy())
-        with whole(self.folder / "misclassified.csv") as part, part.open("w", newline="") as file:
+        with atomic_write(self.folder / "misclassified.csv") as part, part.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["test_index", "target", "pred", "probability"])
             for index, t, p, probability in zip(wrong.index, wrong.target, wrong.pred, wrong.probability, strict=True):
@@ -258,7 +258,7 @@ def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[T
 def _save(trainer: L.Trainer, folder: Path, name: str, figure: Figure) -> None:
     """Writes a figure into the run's folder and into the loggers that take pictures."""
     path = folder / f"{name}.png"
-    with whole(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=110)
     for logger in trainer.loggers:
         match logger:

@@ -21,9 +21,9 @@ from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor, nn
 
 from digits import networks
-from digits.data import WITHOUT_TEST_IMAGES, DigitsDataModule
+from digits.atomic import atomic_write
+from digits.data.module import WITHOUT_TEST_IMAGES, DigitsDataModule
 from digits.errors import Diverged, UserError
-from digits.files import whole
 
 FORMAT = 1  # raise it with each change that has older checkpoints no longer mean what they say
 # What the pickles in the archives call that `save` writes. torch lets more through, with which a small file can fill
@@ -60,7 +60,7 @@ def save(content: Any, path: Path) -> None:
     """`torch.save`, whole or not at all."""
     buffer = io.BytesIO()  # torch's own writer says of a full disk only that it failed
     torch.save(content, buffer)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(buffer.getbuffer())
 
 

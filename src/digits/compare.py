@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from digits.cli import one_line
+from digits.command import one_line
 from digits.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def compare(paths: list[Path], csv: Path | None = None, data: str | None = None,
     """
     checkpoints = [path for path in paths if path.suffix == ".ckpt"]
     if not checkpoints:
-        from digits.summary import Summary, read_runs
+        from digits.runs.summary import Summary, read_runs
 
         summary = Summary(read_runs(*paths))
         if csv:

@@ -31,6 +31,6 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r".*ModelCheckpoint\(monitor=.*could not find the monitored key.*")
     # torchmetrics has gathered from all processes by then: what is logged is the same in each.
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
-    # A run that goes on (digits.resume) writes into its own folder, and its batches do begin where they ended.
+    # A run that goes on (digits.runs.resume) writes into its own folder, and its batches do begin where they ended.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -21,10 +21,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from digits.atomic import atomic_write
 from digits.errors import UserError
-from digits.files import whole
-from digits.remembered import plain_dict, read_config, read_record
-from digits.sweeps import log_dir, quoted
+from digits.runs.remembered import plain_dict, read_config, read_record
+from digits.runs.sweeps import log_dir, quoted
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 MOST_FOLDS = 100  # each is a training
@@ -74,13 +74,13 @@ def cross_validate(words: list[str]) -> int:
     if not all(name in record for record in records for name in METRICS):
         raise UserError(f"{folder}: some folds were not tested, so there is nothing to say about them")
     predictions = _out_of_fold(folder, folds)
-    with whole(folder / "out_of_fold.npz") as part:
+    with atomic_write(folder / "out_of_fold.npz") as part:
         np.savez_compressed(part, **predictions)  # type: ignore[arg-type] # its types see `allow_pickle` in any splat
     rows = [
         {"fold": fold, "images": record["split_sizes"]["test"], **{name: record[name] for name in METRICS}}
         for fold, record in enumerate(records)
     ]
-    with whole(folder / "folds.csv") as part, part.open("w", newline="") as file:
+    with atomic_write(folder / "folds.csv") as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=rows[0])
         writer.writeheader()
         writer.writerows(rows)

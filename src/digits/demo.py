@@ -27,13 +27,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from digits.cli import check_overrides, entry_point
+from digits.command import check_overrides, command
 from digits.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from digits.inference import ImageClassifier, Prediction
+    from digits.pictures.reader import ImageClassifier, Prediction
 
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -56,7 +56,7 @@ HEADERS = {
 log = logging.getLogger(__name__)
 
 
-@entry_point("demo")
+@command("demo")
 def main(cfg: DictConfig) -> None:
     """Serves the page until Ctrl-C."""
     check_overrides(cfg)
@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> None:
     with listen(cfg.host, cfg.port) as listener:
         import uvicorn
 
-        from digits.inference import newest_checkpoint
+        from digits.pictures.reader import newest_checkpoint
 
         path = Path(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
         log.info("model: %s%s", path, "" if cfg.ckpt_path else f", the newest under {cfg.log_dir}")
@@ -143,7 +143,7 @@ def open_classifier(path: Path) -> "ImageClassifier":
     Raises:
         UserError: if there is no such file, or it is none of this project's.
     """
-    from digits.inference import ModelFacts, load_classifier, onnx_classifier
+    from digits.pictures.reader import ModelFacts, load_classifier, onnx_classifier
 
     if path.suffix != ".ckpt":
         return load_classifier(path)

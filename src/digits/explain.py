@@ -8,11 +8,11 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from digits.cli import check_overrides, entry_point
+from digits.atomic import atomic_write
+from digits.command import check_overrides, command
 from digits.errors import UserError
-from digits.files import whole
 from digits.predict import answer, image_paths, names_for, report_failures
-from digits.record import RunRecord
+from digits.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 METHODS = {"integrated_gradients": "integrated gradients", "grad_cam": "Grad-CAM"}
 
 
-@entry_point("explain")
+@command("explain")
 def main(cfg: DictConfig) -> None:
     """Leaves a folder with a picture for each file: the digit, what speaks for the answer and for the runner-up."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -38,8 +38,8 @@ def main(cfg: DictConfig) -> None:
 
         from digits import figures
         from digits.checkpoints import load_checkpoint, restore_network
-        from digits.inference import ModelFacts, newest_checkpoint, torch_classifier
         from digits.networks import RawPixels
+        from digits.pictures.reader import ModelFacts, newest_checkpoint, torch_classifier
 
         checkpoint_path = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
         checkpoint = load_checkpoint(checkpoint_path)
@@ -63,7 +63,7 @@ def main(cfg: DictConfig) -> None:
             maps = [attribution(model, prediction.image, facts.class_names.index(label), cfg.method) for label in named]
             title = f"{path.name}: what speaks for and against, by {METHODS[cfg.method]}"
             figure = figures.explanation(prediction.image, named, maps, title)
-            with whole(folder / f"{name}.png") as part:
+            with atomic_write(folder / f"{name}.png") as part:
                 figure.savefig(part, dpi=110)
             log.info("%s: %s", path, prediction)
         record.update(

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig
 
-from digits.cli import check_overrides, entry_point
+from digits.atomic import atomic_write
+from digits.command import check_overrides, command
 from digits.errors import UserError
-from digits.files import whole
-from digits.inference import ModelFacts, load_classifier, newest_checkpoint, onnx_classifier, torch_classifier
+from digits.pictures.reader import ModelFacts, load_classifier, newest_checkpoint, onnx_classifier, torch_classifier
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +36,7 @@ Logits = Callable[[np.ndarray], np.ndarray]
 log = logging.getLogger(__name__)
 
 
-@entry_point("export")
+@command("export")
 def main(cfg: DictConfig) -> None:
     """Writes a checkpoint's network in another format, once what was written gives the checkpoint's answers."""
     check_overrides(cfg)
@@ -55,7 +55,7 @@ def main(cfg: DictConfig) -> None:
     facts = ModelFacts.of(checkpoint["hyper_parameters"]["data"])
     log.info("of:      %s, trained on %s", checkpoint_path, facts.dataset)
 
-    with whole(output) as part:
+    with atomic_write(output) as part:
         part.touch()  # a folder that may not be written to shows now, not after the work
         log.info("testing: %s images of %s", f"{data.split_sizes['test']:,}", data.title)
         test = _Test(data.splits.test.images, data.splits.test.target, torch_classifier(network, facts).logits)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
-from digits.cli import check_overrides, entry_point
+from digits.atomic import atomic_write
+from digits.command import check_overrides, command
 from digits.errors import UserError
-from digits.files import whole
 
 if TYPE_CHECKING:
-    from digits.inference import Prediction
+    from digits.pictures.reader import Prediction
 
 log = logging.getLogger(__name__)
 MODES = ("digit", "line")
@@ -34,7 +34,7 @@ class Answer:
     error: str = ""
 
 
-@entry_point("predict")
+@command("predict")
 def main(cfg: DictConfig) -> None:
     """Prints a table; a file that cannot be read gets its line, and the others their answers."""
     check_overrides(cfg)
@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
     from tqdm import tqdm
 
     from digits.console import as_text
-    from digits.inference import load_classifier, newest_checkpoint
+    from digits.pictures.reader import load_classifier, newest_checkpoint
 
     checkpoint = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
     classifier = load_classifier(checkpoint)
@@ -76,7 +76,7 @@ def main(cfg: DictConfig) -> None:
 
 def answer(path: Path, read: Callable[[Path], "list[Prediction]"]) -> Answer:
     """What `read` finds in a file, or why it finds nothing."""
-    from digits.preprocess import NothingFoundError
+    from digits.pictures.normal_form import NothingFoundError
 
     try:
         return Answer(path, read(path))
@@ -95,7 +95,7 @@ def image_paths(images: Any) -> list[Path]:
     Raises:
         UserError: for a folder or a pattern without images.
     """
-    from digits.datasets import IMAGE_SUFFIXES
+    from digits.data.datasets import IMAGE_SUFFIXES
 
     paths: list[Path] = []
     asked = list(images) if isinstance(images, ListConfig | list) else [images]
@@ -179,12 +179,12 @@ def _rows(answers: list[Answer]) -> Iterator[dict[str, Any]]:
 
 
 def _write_json(answers: list[Answer], path: Path) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(list(_rows(answers)), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_csv(answers: list[Answer], path: Path) -> None:
-    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*COLUMNS, "left", "top", "right", "bottom", "error"], extrasaction="ignore")
         writer.writeheader()
         for row in _rows(answers):
@@ -197,7 +197,7 @@ def _save_preprocessed(answers: list[Answer], folder: Path) -> None:
     for answer, name in zip(answers, names_for([answer.path for answer in answers]), strict=True):
         for position, prediction in enumerate(answer.predictions, start=1):
             suffix = f"_{position}" if len(answer.predictions) > 1 else ""
-            with whole(folder / f"{name}{suffix}.png") as part:
+            with atomic_write(folder / f"{name}{suffix}.png") as part:
                 prediction.picture.save(part)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from digits.analysis import Misclassification
 from digits.console import as_text
-from digits.data import DigitsDataModule, Splits, pixel_statistics
+from digits.data.module import DigitsDataModule, Splits, pixel_statistics
 
 METRICS = {"acc": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
 

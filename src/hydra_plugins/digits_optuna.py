@@ -1,6 +1,6 @@
 """Hydra's way to a search by Optuna: hydra/sweeper=optuna.
 
-Hydra imports this module at every start, so it imports nothing slow: digits.search, with Optuna, only for a search.
+Hydra imports this module at every start, so it imports nothing slow: Optuna comes only with a search.
 """
 
 import logging
@@ -18,8 +18,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from digits.atomic import atomic_write
 from digits.errors import UserError
-from digits.files import whole
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -35,7 +35,7 @@ class OptunaSweeper(Sweeper):
 
     Args:
         study_name: names the study in its database.
-        storage: URL of the database, see `digits.search.open_storage`.
+        storage: URL of the database, see `digits.search.study.open_storage`.
         n_trials: finished trials in the study, from all searches on it together.
         n_jobs: trials launched at once; how many of them run at once is the launcher's part.
         direction: `maximize` or `minimize` what the task returns.
@@ -82,7 +82,7 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Raises what the first failed trial raised, once the search is over."""
-        from digits import search
+        from digits.search import study as search
 
         params = [f"{key}={value}" for key, value in self.params.items() if value is not None]
         overrides = OverridesParser.create(config_loader=self.config_loader).parse_overrides(params + arguments)
@@ -94,7 +94,7 @@ class OptunaSweeper(Sweeper):
         search.note_overrides(study, fixed)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        with whole(folder / "multirun.yaml") as part:
+        with atomic_write(folder / "multirun.yaml") as part:
             OmegaConf.save(self.config, part)
 
         failed: list[JobReturn] = []

@@ -28,13 +28,13 @@ from PIL import Image
 
 from digits import load_classifier
 from digits.checkpoints import load_checkpoint, restore_network
-from digits.cli import CONFIGS
+from digits.command import CONFIGS
 from digits.compare import compare
 from digits.data import DigitsDataModule
-from digits.datasets import _idx_problem, load_image_folder, load_kmnist
+from digits.data.datasets import _idx_problem, load_image_folder, load_kmnist
 from digits.errors import UserError
-from digits.inference import ImageClassifier
-from digits.remembered import read_config, read_record, read_yaml
+from digits.pictures.reader import ImageClassifier
+from digits.runs.remembered import read_config, read_record, read_yaml
 
 pytestmark = pytest.mark.slow
 EXAMPLES = int(os.environ.get("DIGITS_FUZZ", "300"))

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 MOST_YAML_CHARACTERS, DEEPEST_YAML = 500_000, 50
 JOBS = "hydra.sweeper.params."
 OWN_CHOICES = re.compile(r"""[\w\s,()[\]'"*-]*""")  # without a path to other files, and nothing to be looked up

@@ -10,12 +10,12 @@ from optuna.trial import Trial, TrialState
 
 from digits.errors import Pruned
 from digits.report import plain
-from digits.search import open_storage
+from digits.search.study import open_storage
 
 MONITOR = "val/acc"  # what train.py returns to the search
 
 
-class Pruning(Callback):
+class TrialPruning(Callback):
     """Reports each epoch's validation to the study, and raises Pruned where the pruner advises against another epoch.
 
     It raises as the next epoch begins, when figures and checkpoints of the last one are saved; a run that has had all

@@ -17,11 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich import box
 from rich.table import Table
 
+from digits.atomic import atomic_write
 from digits.console import as_text
 from digits.errors import UserError
-from digits.files import whole
-from digits.record import is_running, tested_checkpoint
-from digits.remembered import parse_record, plain_dict, read_config, read_yaml
+from digits.runs.record import is_running, tested_checkpoint
+from digits.runs.remembered import parse_record, plain_dict, read_config, read_yaml
 
 # Where a run goes and what it belongs to, not what is trained.
 NO_SETTING = re.compile(r"(resume|resume_sweep|checkpoint_every_seconds|log_dir|callbacks\.pruning\.trial|hydra\..*)$")
@@ -256,7 +256,7 @@ class Summary:
         """Writes a row for each run, with a column for each setting that differs; accuracies in [0, 1]."""
         several = len(self.data_sets) > 1
         columns = sorted(self.differing, key=lambda key: key == "seed")  # the seed last
-        with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["job", *columns, *(["dataset"] if several else []), *FACTS, "folder"])
             for run in self.runs:
@@ -278,7 +278,7 @@ class Summary:
             accuracies[name] = {"validation": one.values("val/acc"), "test": one.values("test/acc")}
         of = f"\nthe best {DRAWN} of {len(measured)} configurations" if len(measured) > DRAWN else ""
         figure = figures.sweep(accuracies, f"{title} on {', '.join(self.data_sets)}{of}")
-        with whole(path) as part:
+        with atomic_write(path) as part:
             figure.savefig(part, dpi=110)
 
 
@@ -315,7 +315,7 @@ def write_summary(folder: str | Path) -> Summary:
     title = f"Sweep {folder.resolve().name}"
     summary = Summary(read_runs(folder))
     summary.write_csv(folder / "summary.csv")
-    with whole(folder / "summary.md") as part:
+    with atomic_write(folder / "summary.md") as part:
         part.write_text(f"# {title}\n\n{summary.markdown}", encoding="utf-8")
     summary.write_figure(folder / "summary.png", title)
     return summary

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from digits.errors import UserError
-from digits.remembered import experiment_words, plain_dict, read_config, read_record, sweep_words
+from digits.runs.remembered import experiment_words, plain_dict, read_config, read_record, sweep_words
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 # What may differ where a run goes on: how long it takes, and where things are.
@@ -46,7 +46,7 @@ def summarise() -> None:
     """Ends a sweep, if there was one, with its table."""
     folder = SweepFolder.current
     if folder is not None and any(folder.glob("*/metrics.json")):
-        from digits.summary import write_summary
+        from digits.runs.summary import write_summary
 
         try:
             print(f"\n{write_summary(folder).text}")

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from digits.errors import UserError
-from digits.sweeps import job_overrides, quoted
+from digits.runs.sweeps import job_overrides, quoted
 
 if TYPE_CHECKING:
     import lightning as L

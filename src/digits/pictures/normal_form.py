@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from digits.errors import UserError
-from digits.pictures import ORIGINAL_SIZE, fitted
+from digits.pictures.decode import ORIGINAL_SIZE, fitted
 
 # Amounts of ink go from 0 (the ground) to 255 (nothing of the ground shines through).
 FAINTEST = 28  # a pencil's is 50 to 100; what is less can be a crease or a shadow

@@ -26,11 +26,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from digits import processes, sweeps
 from digits.errors import Pruned, UserError
-from digits.remembered import CONFIGS
+from digits.runs import processes, sweeps
+from digits.runs.remembered import CONFIGS
 
-# Set by entry_point along with HYDRA_FULL_ERROR, and inherited by the processes that a run starts.
+# Set by command along with HYDRA_FULL_ERROR, and inherited by the processes that a run starts.
 ONE_LINE_ERRORS = "DIGITS_ONE_LINE_ERRORS"
 FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE_ERRORS not in os.environ
 # A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU,
@@ -70,7 +70,7 @@ class JobFailed(Exception):
     """A job of a sweep failed and has said why: the sweep goes on, and its exit code will tell."""
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Makes a task on a config into a command: `hydra.main` over `configs/`.
 
     An error that the user can put right ends the command with one line and exit code 1; any other keeps its

@@ -18,9 +18,9 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from digits.atomic import atomic_write
 from digits.errors import Pruned, UserError
-from digits.files import whole
-from digits.remembered import read_record
+from digits.runs.remembered import read_record
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +69,12 @@ class RunRecord:
         self.facts |= facts
         before = self.before.get("duration_seconds") or 0.0
         self.facts["duration_seconds"] = round(before + time.perf_counter() - self._start, 2)
-        with whole(self.path) as part:
+        with atomic_write(self.path) as part:
             part.write_text(json.dumps(_finite(self.facts), indent=2, allow_nan=False, default=str) + "\n")
 
     def save_config(self, cfg: DictConfig) -> None:
         """Writes `config.yaml`, resolved."""
-        with whole(self.path.with_name("config.yaml")) as part:
+        with atomic_write(self.path.with_name("config.yaml")) as part:
             OmegaConf.save(cfg, part, resolve=True)
 
     def __enter__(self) -> Self:
@@ -84,7 +84,7 @@ class RunRecord:
         except Timeout:
             raise UserError(f"{folder}: another process is at work in this folder. Wait for its end") from None
         for part in (*folder.glob(".[0-9]*.*"), *folder.glob("checkpoints/.[0-9]*.*")):
-            part.unlink(missing_ok=True)  # what a killed process was writing: see digits.files
+            part.unlink(missing_ok=True)  # what a killed process was writing: see digits.atomic
         if self._resumed:
             self.before = read_record(folder)
             now = self.facts["started_at"]

@@ -27,7 +27,7 @@ from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNI
 from torchvision.datasets.utils import download_url
 
 from digits.errors import UserError
-from digits.pictures import FORMATS, channels_first, check_header, eight_bits, fitted, over
+from digits.pictures.decode import FORMATS, channels_first, check_header, eight_bits, fitted, over
 
 log = logging.getLogger(__name__)
 

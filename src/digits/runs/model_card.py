@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from digits.report import METRICS
-from digits.summary import Run
+from digits.runs.summary import Run
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000

@@ -5,8 +5,7 @@ images within the epoch, the state of the random numbers, and the metrics of the
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +13,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
-from torch.utils.data import BatchSampler, Sampler
 
 from digits.errors import UserError
 from digits.loggers import flush
-from digits.stop import Stop
+from digits.runs.signals import Stop
 
 ASK_EVERY_N_STEPS = 50
 # Of a checkpoint, besides what evaluating it takes.
 NEEDED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "train_metrics"}
-
-
-class ResumableBatches(BatchSampler):
-    """Batches of indices, of which the first epoch may begin in its middle.
-
-    Args:
-        sampler: the order of the images, drawn anew for each epoch from torch's random numbers.
-        batch_size: of each but the last.
-        position: where the first epoch begins, as `LastCheckpoint` keeps it; None: at its start.
-        draws_before: random numbers that the DataLoader draws for a later epoch before the order is drawn.
-    """
-
-    def __init__(
-        self, sampler: Sampler[int], batch_size: int, position: dict[str, Any] | None, draws_before: int
-    ) -> None:
-        super().__init__(sampler, batch_size, drop_last=False)
-        self.before_order = torch.get_rng_state()
-        self._position = position
-        self._draws_before = draws_before
-
-    def __iter__(self) -> Iterator[list[int]]:
-        position, self._position = self._position, None
-        if position is None:
-            self.before_order = torch.get_rng_state()
-            yield from super().__iter__()
-            return
-        done = position["batches"]
-        if done:
-            torch.set_rng_state(position["before_order"])
-        else:
-            _set_random_states(position)
-            for _ in range(self._draws_before):
-                torch.empty((), dtype=torch.int64).random_()
-        self.before_order = torch.get_rng_state()
-        rest = islice(super().__iter__(), done, None)
-        first = next(rest)  # the order is drawn now
-        if done:
-            _set_random_states(position)
-        yield first
-        yield from rest
 
 
 class LastCheckpoint(Checkpoint):
@@ -171,9 +129,3 @@ def check_position(checkpoint: dict[str, Any], path: Path, settings: Mapping[str
 def _random_states(device: torch.device) -> dict[str, Tensor | None]:
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"random": torch.get_rng_state(), "random_cuda": cuda}
-
-
-def _set_random_states(position: dict[str, Any]) -> None:
-    torch.set_rng_state(position["random"])
-    if position["random_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(position["random_cuda"])

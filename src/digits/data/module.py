@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 from torchvision.datasets import MNIST, FashionMNIST
 
-from digits.datasets import EMNIST_SUBSETS, FETCHERS, LOADERS, MissingFileError, TensorImages, raw_folder
+from digits.data.batches import ResumableBatches
+from digits.data.datasets import EMNIST_SUBSETS, FETCHERS, LOADERS, MissingFileError, TensorImages, raw_folder
 from digits.errors import UserError
-from digits.resume import ResumableBatches
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class DigitsDataModule(L.LightningDataModule):
     A size is a number of images, or, with a fraction, a share of all images that are there to be cut.
 
     Args:
-        dataset: one of `digits.datasets.LOADERS`. After `setup` it says what was loaded: an unreachable `mnist`
+        dataset: one of `digits.data.datasets.LOADERS`. After `setup` it says what was loaded: an unreachable `mnist`
             falls back to `mnist5k` where `offline_fallback` allows it.
         root: folder that holds, or will hold, the files as torchvision keeps them (`MNIST/raw/*.gz`); for
             `image_folder`, the one that holds a folder of images for each class.
@@ -168,7 +168,7 @@ class DigitsDataModule(L.LightningDataModule):
         if self.std and min(self.std) <= 0:
             raise UserError(f"data.std={std}: the deviation to divide by must be above 0")
         self.augmentation = augmentation or nn.Identity()
-        self.position: dict[str, Any] | None = None  # of a run that goes on: see digits.resume
+        self.position: dict[str, Any] | None = None  # of a run that goes on: see digits.runs.resume
         self._splits: Splits | None = None
         self.class_names: tuple[str, ...] = ()
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from digits.errors import UserError
-from digits.pictures import Picture, read_picture
-from digits.preprocess import Found, find_image, find_images, form_of
+from digits.pictures.decode import Picture, read_picture
+from digits.pictures.normal_form import Found, find_image, find_images, form_of
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,0 +1,1 @@
+"""Pictures: any picture file to ink, to the form of the training images, to an answer."""
