@@ -36,9 +36,10 @@ def main(cfg: DictConfig) -> None:
 
         from digits import hardware, report
         from digits.callbacks import ProgressBar, TestReport
-        from digits.checkpoints import check_one_test_set, load_checkpoint, restore_data, restore_network
+        from digits.checkpoints import Checkpoint
         from digits.classifier import Classifier
         from digits.console import quiet_libraries
+        from digits.data.restore import check_one_test_set
         from digits.networks import Ensemble
 
         quiet_libraries()
@@ -47,16 +48,16 @@ def main(cfg: DictConfig) -> None:
         # Checkpoints
         if len(set(paths)) < len(paths):
             raise UserError("ckpt_path has the same checkpoint twice: it would only count double")
-        checkpoints = {path: load_checkpoint(path) for path in paths}
-        networks = [restore_network(checkpoint, path) for path, checkpoint in checkpoints.items()]
-        check_one_test_set(checkpoints)
-        trained = checkpoints[paths[0]]["hyper_parameters"]
+        checkpoints = {path: Checkpoint.open(path) for path in paths}
+        networks = [checkpoint.network() for checkpoint in checkpoints.values()]
+        check_one_test_set({path: checkpoint.settings["data"] for path, checkpoint in checkpoints.items()})
+        trained = checkpoints[paths[0]].settings
 
         # Device
         hardware.device_type(cfg.trainer.accelerator)
         test_report = TestReport(folder)
         bar = [ProgressBar()] if cfg.trainer.enable_progress_bar else []
-        precisions = {checkpoint["hyper_parameters"]["precision"] for checkpoint in checkpoints.values()}
+        precisions = {checkpoint.settings["precision"] for checkpoint in checkpoints.values()}
         weights = precisions.pop() if len(precisions) == 1 else "32-true"  # each member keeps its weights' own type
         precision = hardware.evaluation_precision(cfg.trainer.precision, weights)
         settings = {"precision": precision, "default_root_dir": str(folder), "logger": False, "_convert_": "all"}
@@ -65,12 +66,12 @@ def main(cfg: DictConfig) -> None:
         device = hardware.describe_device(trainer.strategy.root_device, trainer.world_size)
         log.info("run:    %s\ndevice: %s, precision %s", folder, device, trainer.precision)
         for path, checkpoint in checkpoints.items():
-            of = checkpoint["hyper_parameters"]
+            of = checkpoint.settings
             log.info("of:     %s, trained on %s, seed %s", path, of["data"]["dataset"], of.get("seed"))
         record.update(device=device, precision=trainer.precision, seed=trained.get("seed"))
 
         # Data: the checkpoint's own, from where training found it, unless another is asked for
-        data = restore_data(checkpoints[paths[0]], **cfg.data)
+        data = checkpoints[paths[0]].data(**cfg.data)
         record.update(dataset=data.dataset, split_sizes=data.split_sizes)
 
         # Test; of several, each alone and then the mean of their probabilities

@@ -44,8 +44,9 @@ def main(cfg: DictConfig) -> float | None:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from digits import hardware, report, tuning
+        from digits.archive import save
         from digits.callbacks import History, ProgressBar, TestReport, log_hyperparameters
-        from digits.checkpoints import WholeCheckpoints, load_checkpoint, save
+        from digits.checkpoints import AtomicCheckpoints, Checkpoint
         from digits.console import quiet_libraries
         from digits.loggers import logger_facts, open_loggers
         from digits.runs.model_card import model_card
@@ -58,7 +59,7 @@ def main(cfg: DictConfig) -> float | None:
 
         # Where an earlier process was cut off, if this one goes on with its run (one of several looks there too)
         cut_off = Path(cfg.resume or folder, "checkpoints", "last.ckpt")
-        position = load_checkpoint(cut_off) if cfg.resume and cut_off.exists() else None
+        position = Checkpoint.open(cut_off).content if cfg.resume and cut_off.exists() else None
         step = position["global_step"] if position else 0
         if cfg.resume:
             log.info("goes on after step %s%s", step, f", in epoch {position['epoch'] + 1}" if position else "")
@@ -77,7 +78,7 @@ def main(cfg: DictConfig) -> float | None:
             precision=precision,
             default_root_dir=str(folder),
             callbacks=[*bar, *callbacks, history, test_report, last_checkpoint],
-            plugins=[WholeCheckpoints()],
+            plugins=[AtomicCheckpoints()],
             logger=open_loggers(cfg.logger, step if cfg.resume else None, record.before),
             _convert_="all",
         )
@@ -136,7 +137,7 @@ def main(cfg: DictConfig) -> float | None:
         # Test the best checkpoint by validation (or the last one, or the weights as they are, where there is none)
         epoch = len(history.rows)
         if tested := trainer.strategy.broadcast(tested_checkpoint(folder)):  # of several processes, the first one saves
-            checkpoint = load_checkpoint(tested)
+            checkpoint = Checkpoint.open(tested).content
             classifier.load_state_dict(checkpoint["state_dict"])
             epoch = min(epoch, checkpoint["epoch"] + 1)  # counted on already where the last one is from the end
         with hardware.memory_advice(trainer, data):

@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.benchmark import Timer
 
-from digits.checkpoints import load_checkpoint, restore_data, restore_network
+from digits.checkpoints import Checkpoint
 from digits.errors import UserError
 from digits.export import calibration_images, quantized, to_onnx
 from digits.hardware import describe_device
+from digits.model_facts import ModelFacts
 from digits.networks import RawPixels
-from digits.pictures.reader import ModelFacts, newest_checkpoint, onnx_classifier, torch_classifier
+from digits.pictures.reader import newest_checkpoint, onnx_classifier, torch_classifier
 
 Logits = Callable[[np.ndarray], np.ndarray]
 
@@ -57,12 +58,11 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         path = arguments.checkpoint or newest_checkpoint()
-        checkpoint = load_checkpoint(path)
-        network = restore_network(checkpoint, path)
-        data = restore_data(checkpoint, root=arguments.data)
+        checkpoint = Checkpoint.open(path)
+        network, data = checkpoint.network(), checkpoint.data(root=arguments.data)
     except UserError as error:
         sys.exit(f"error: {error}")
-    facts = ModelFacts.of(checkpoint["hyper_parameters"]["data"])
+    facts = checkpoint.facts
     images = data.splits.test.images[: arguments.batch].numpy()
     model = to_onnx(network, facts)
     load = os.getloadavg()[0]  # PyTorch's threads wait for each other: others on the machine slow it down most of all

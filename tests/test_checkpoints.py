@@ -16,16 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from digits.checkpoints import (
-    FORMAT,
-    WholeCheckpoints,
-    check_one_test_set,
-    load_checkpoint,
-    restore_data,
-    restore_network,
-)
+from digits.checkpoints import FORMAT, AtomicCheckpoints, Checkpoint
 from digits.data import DigitsDataModule
 from digits.data.datasets import load_mnist5k
+from digits.data.restore import check_one_test_set, restore_data
 from digits.errors import UserError
 from digits.networks import CNN
 
@@ -70,14 +64,16 @@ def test_best_is_the_epoch_with_the_highest_val_acc(trained: Path, sample: Digit
     lines = (trained / "metrics.csv").read_text().splitlines()
     rows = [dict(zip(lines[0].split(","), map(float, line.split(",")), strict=True)) for line in lines[1:]]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    checkpoint = load_checkpoint(trained / "checkpoints" / "best.ckpt")
-    network = restore_network(checkpoint, "best.ckpt").eval()
+    checkpoint = Checkpoint.open(trained / "checkpoints" / "best.ckpt")
+    network = checkpoint.network().eval()
     with torch.inference_mode():
         logits = network(sample.normalise(sample.splits.val.images / 255))
     accuracy = (logits.argmax(dim=1) == sample.splits.val.target).float().mean().item()
     assert accuracy == pytest.approx(max(row["val/acc"] for row in rows))
-    assert rows[checkpoint["epoch"]]["val/acc"] == pytest.approx(accuracy)
-    assert load_checkpoint(trained / "checkpoints" / "last.ckpt")["epoch"] == 3  # from the end of training: of three
+    assert rows[checkpoint.content["epoch"]]["val/acc"] == pytest.approx(accuracy)
+    assert (
+        Checkpoint.open(trained / "checkpoints" / "last.ckpt").content["epoch"] == 3
+    )  # from the end of training: of three
 
 
 def test_state_dict_loads_in_three_lines_without_lightning(trained: Path, sample: DigitsDataModule) -> None:
@@ -92,7 +88,7 @@ torch.manual_seed(0)
 print(network(torch.randn(1, 1, 28, 28)).tolist())
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    network = restore_network(load_checkpoint(trained / "checkpoints" / "best.ckpt"), "").eval()
+    network = Checkpoint.open(trained / "checkpoints" / "best.ckpt").network().eval()
     torch.manual_seed(0)
     torch.testing.assert_close(torch.tensor(json.loads(answer.stdout)), network(torch.randn(1, 1, 28, 28)))
 
@@ -113,10 +109,10 @@ def test_code_in_a_checkpoint_is_not_run(best: Path) -> None:
     checkpoint = torch.load(best, weights_only=True)
     torch.save(checkpoint | {"surprise": Hostile()}, best)
     with pytest.raises(UserError, match=r"best\.ckpt: refused: it could run code \(__builtin__\.getattr\)"):
-        load_checkpoint(best)
+        Checkpoint.open(best)
     best.write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(UserError, match=r"best\.ckpt: refused: a bare pickle, which could run code"):
-        load_checkpoint(best)
+        Checkpoint.open(best)
     assert not Path("hostile-code-ran").exists()
     pickle.loads(best.read_bytes())
     assert Path("hostile-code-ran").exists(), "the file was no threat: the test proves nothing"
@@ -126,10 +122,10 @@ def test_code_in_a_checkpoint_is_not_run(best: Path) -> None:
     "target", ["os.system", "torch.nn.Linear", "digits.networks.nn", "digits.data.DigitsDataModule"]
 )
 def test_names_in_a_checkpoint_do_not_choose_what_runs(best: Path, target: str) -> None:
-    checkpoint = load_checkpoint(best)
-    checkpoint["hyper_parameters"]["model"]["_target_"] = target
+    checkpoint = Checkpoint.open(best)
+    checkpoint.settings["model"]["_target_"] = target
     with pytest.raises(UserError, match=target):
-        restore_network(checkpoint, best)
+        checkpoint.network()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +146,7 @@ def test_data_settings_of_a_checkpoint_are_plain_and_known(best: Path, data: dic
     checkpoint["hyper_parameters"]["data"] |= data
     torch.save(checkpoint, best)
     with pytest.raises(UserError, match="without the settings that this one writes"):
-        load_checkpoint(best)
+        Checkpoint.open(best)
 
 
 def cut(content: bytes) -> bytes:
@@ -189,7 +185,7 @@ def packed(content: bytes) -> bytes:
 def test_a_damaged_checkpoint_says_how(best: Path, spoil: Callable[[bytes], bytes], message: str) -> None:
     best.write_bytes(spoil(best.read_bytes()))
     with pytest.raises(UserError, match=rf"{best}: {message}"):
-        load_checkpoint(best)
+        Checkpoint.open(best)
 
 
 def test_torch_alone_reads_changed_weights(best: Path) -> None:
@@ -210,11 +206,11 @@ def test_torch_alone_reads_changed_weights(best: Path) -> None:
     ],
 )
 def test_another_versions_checkpoint_is_refused(best: Path, written: object, message: str) -> None:
-    checkpoint = load_checkpoint(best)
+    checkpoint = Checkpoint.open(best).content
     assert checkpoint["digits_format"] == FORMAT
     torch.save(checkpoint | {"digits_format": written}, best)
     with pytest.raises(UserError, match=message):
-        load_checkpoint(best)
+        Checkpoint.open(best)
 
 
 def test_what_could_fill_the_memory_is_not_called(best: Path) -> None:
@@ -223,7 +219,7 @@ def test_what_could_fill_the_memory_is_not_called(best: Path) -> None:
     torch.save(checkpoint | {"surprise": bytearray(5)}, best)
     torch.load(best, weights_only=True)
     with pytest.raises(UserError, match=r"best\.ckpt: refused: it could run code \(.*bytearray\)"):
-        load_checkpoint(best)
+        Checkpoint.open(best)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -240,17 +236,17 @@ def test_an_archive_hides_no_second_pickle(best: Path, name: str) -> None:
         for part in ours.namelist():
             archive.writestr(part, ours.read(part))
     with pytest.raises(UserError, match="an archive of another kind"):
-        load_checkpoint(best)
+        Checkpoint.open(best)
 
 
 def test_sizes_of_a_checkpoint_take_no_memory(best: Path) -> None:
-    checkpoint = load_checkpoint(best)
-    checkpoint["hyper_parameters"]["model"]["hidden"] = 10**9  # 12 TB of weights
-    with pytest.raises(UserError, match="another architecture's"):
-        restore_network(checkpoint, best)
-    checkpoint["hyper_parameters"]["model"] = {"_target_": "digits.networks.ResNet18", "blocks": [10**9] * 4}
+    checkpoint = Checkpoint.open(best)
+    checkpoint.settings["model"]["hidden"] = 10**9  # 12 TB of weights
+    with pytest.raises(UserError, match="another architecture"):
+        checkpoint.network()
+    checkpoint.settings["model"] = {"_target_": "digits.networks.ResNet18", "blocks": [10**9] * 4}
     with pytest.raises(UserError, match="at most 1000"):
-        restore_network(checkpoint, best)
+        checkpoint.network()
 
 
 @pytest.mark.parametrize(
@@ -276,7 +272,7 @@ def test_content_that_train_py_does_not_write_is_refused(best: Path, part: str, 
     (checkpoint["state_dict"] if part == "weights" else checkpoint["hyper_parameters"]["data"]).update(changes)
     torch.save(checkpoint, best)
     with pytest.raises(UserError, match=f"^{best}: "):
-        restore_network(load_checkpoint(best), best)
+        Checkpoint.open(best).network()
 
 
 class Foreign(L.LightningModule):
@@ -299,7 +295,7 @@ def test_another_projects_checkpoint_is_refused(tmp_path: Path) -> None:
     trainer.fit(Foreign(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(2, 2))))
     trainer.save_checkpoint(tmp_path / "foreign.ckpt")
     with pytest.raises(UserError, match=r"foreign\.ckpt: another project's checkpoint"):
-        load_checkpoint(tmp_path / "foreign.ckpt")
+        Checkpoint.open(tmp_path / "foreign.ckpt")
 
 
 def test_files_that_are_no_checkpoints(trained: Path, tmp_path: Path) -> None:
@@ -312,17 +308,19 @@ def test_files_that_are_no_checkpoints(trained: Path, tmp_path: Path) -> None:
         (tmp_path / "list.ckpt", "no checkpoint. Give"),
     ):
         with pytest.raises(UserError, match=f"{path}: {message}"):
-            load_checkpoint(path)
+            Checkpoint.open(path)
 
 
 def test_weights_of_another_architecture(best: Path) -> None:
-    checkpoint = load_checkpoint(best)
-    checkpoint["hyper_parameters"]["model"]["hidden"] = 64
-    with pytest.raises(UserError, match=r"another architecture's.*digits\.networks\.CNN.: .*\[64, 3136\]"):
-        restore_network(checkpoint, best)
-    checkpoint["hyper_parameters"]["model"] = {"_target_": "digits.networks.CNN", "depth": 3}
-    with pytest.raises(UserError, match=r"another architecture's.*depth"):
-        restore_network(checkpoint, best)
+    checkpoint = Checkpoint.open(best)
+    checkpoint.settings["model"]["hidden"] = 64
+    with pytest.raises(
+        UserError, match=r"another architecture.*digits\.networks\.CNN.: .*\[64, 3136\]"
+    ):
+        checkpoint.network()
+    checkpoint.settings["model"] = {"_target_": "digits.networks.CNN", "depth": 3}
+    with pytest.raises(UserError, match=r"another architecture.*depth"):
+        checkpoint.network()
 
 
 def test_every_knob_comes_back(tmp_path: Path, sample: DigitsDataModule) -> None:
@@ -331,17 +329,13 @@ def test_every_knob_comes_back(tmp_path: Path, sample: DigitsDataModule) -> None
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     data = sample.settings
     checkpoint = {"hyper_parameters": {"model": settings, "data": data, "precision": "32-true"}, "state_dict": weights}
-    WholeCheckpoints().save_checkpoint(checkpoint, tmp_path / "c.ckpt")
-    restored = restore_network(load_checkpoint(tmp_path / "c.ckpt"), "c.ckpt")
+    AtomicCheckpoints().save_checkpoint(checkpoint, tmp_path / "c.ckpt")
+    restored = Checkpoint.open(tmp_path / "c.ckpt").network()
     images = torch.randn(2, 1, 28, 28)
     assert torch.equal(restored.eval()(images), network.eval()(images))
 
 
 # The data of a checkpoint
-
-
-def checkpoint_of(data: DigitsDataModule) -> dict:
-    return {"hyper_parameters": {"data": data.settings}}
 
 
 @pytest.fixture(autouse=True)
@@ -362,7 +356,7 @@ def test_data_comes_back_as_it_was(tmp_path: Path) -> None:
     arguments = {"folds": 4, "fold": 3, "split_seed": 2, "val_size": 100, "mean": None, "std": None}
     trained = DigitsDataModule("mnist5k", root=str(tmp_path), **arguments)
     trained.setup()
-    data = restore_data(checkpoint_of(trained), dataset=None, root=None, eval_batch_size=33)
+    data = restore_data(trained.settings, dataset=None, root=None, eval_batch_size=33)
     assert data.settings == trained.settings
     assert data.eval_batch_size == 33
     assert torch.equal(data.splits.test.images, trained.splits.test.images)
@@ -372,59 +366,59 @@ def test_pictures_come_back_from_where_they_were(pictures: Path, monkeypatch: py
     trained = DigitsDataModule("image_folder", root=str(pictures))
     trained.setup()
     monkeypatch.setenv("DIGITS_DATA", "/elsewhere")
-    assert torch.equal(restore_data(checkpoint_of(trained)).splits.test.images, trained.splits.test.images)
+    assert torch.equal(restore_data(trained.settings).splits.test.images, trained.splits.test.images)
     pictures.rename(pictures.with_name("moved"))
     with pytest.raises(UserError, match=f"data.root={pictures}: no such folder"):
-        restore_data(checkpoint_of(trained))
-    restore_data(checkpoint_of(trained), root=str(pictures.with_name("moved")))
+        restore_data(trained.settings)
+    restore_data(trained.settings, root=str(pictures.with_name("moved")))
 
 
 def test_pictures_that_changed_are_refused(pictures: Path) -> None:
     trained = DigitsDataModule("image_folder", root=str(pictures))
     trained.setup()
     with pytest.raises(UserError, match=r"3 channel.* are not as the checkpoint's .28×28 pixels, 1 channel"):
-        restore_data(checkpoint_of(trained), channels=3)
+        restore_data(trained.settings, channels=3)
     (pictures / "dog").rename(pictures / "wolf")
     with pytest.raises(UserError, match=r"its classes .cat, wolf. are not those that the checkpoint knows .cat, dog."):
-        restore_data(checkpoint_of(trained))
+        restore_data(trained.settings)
 
 
 def test_root_of_another_machine_is_replaced(
     sample: DigitsDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = checkpoint_of(sample)
-    checkpoint["hyper_parameters"]["data"]["root"] = str(tmp_path)
-    assert restore_data(checkpoint).root == tmp_path
-    checkpoint["hyper_parameters"]["data"]["root"] = "/of/another/machine"
-    assert restore_data(checkpoint).root == Path("data")
+    settings = sample.settings
+    settings["root"] = str(tmp_path)
+    assert restore_data(settings).root == tmp_path
+    settings["root"] = "/of/another/machine"
+    assert restore_data(settings).root == Path("data")
     monkeypatch.setenv("DIGITS_DATA", str(tmp_path))
-    assert restore_data(checkpoint).root == tmp_path
-    assert restore_data(checkpoint, root="here").root == Path("here")
+    assert restore_data(settings).root == tmp_path
+    assert restore_data(settings, root="here").root == Path("here")
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "qmnist"])
 def test_sample_does_not_test_what_has_seen_it(dataset: str, sample: DigitsDataModule) -> None:
-    checkpoint = checkpoint_of(sample)
-    checkpoint["hyper_parameters"]["data"] |= {"dataset": dataset, "test_size": None, "val_size": 5000}
+    settings = sample.settings
+    settings |= {"dataset": dataset, "test_size": None, "val_size": 5000}
     with pytest.raises(UserError, match=f"all of mnist5k are training images of {dataset}"):
-        restore_data(checkpoint, dataset="mnist5k")
+        restore_data(settings, dataset="mnist5k")
 
 
 def test_restoring_does_not_fall_back_unasked(sample: DigitsDataModule, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be downloaded"):
-        restore_data(checkpoint_of(sample), dataset="mnist", root=str(tmp_path))
-    data = restore_data(checkpoint_of(sample), dataset="mnist", root=str(tmp_path), offline_fallback=True)
+        restore_data(sample.settings, dataset="mnist", root=str(tmp_path))
+    data = restore_data(sample.settings, dataset="mnist", root=str(tmp_path), offline_fallback=True)
     assert data.dataset == "mnist5k"
 
 
 def test_another_data_set_has_its_own_splits(sample: DigitsDataModule, mnist_root: Path) -> None:
-    data = restore_data(checkpoint_of(sample), dataset="mnist", root=str(mnist_root))
+    data = restore_data(sample.settings, dataset="mnist", root=str(mnist_root))
     assert data.split_sizes == {"train": 55_000, "val": 5_000, "test": 10_000}
 
 
 def test_ensembles_need_one_test_set(sample: DigitsDataModule) -> None:
     def with_settings(**changes) -> dict:
-        return {"hyper_parameters": {"data": sample.settings | changes}}
+        return sample.settings | changes
 
     check_one_test_set({"a": with_settings(), "b": with_settings(root="/elsewhere", val_size=100)})
     mnist = {"dataset": "mnist", "test_size": None}

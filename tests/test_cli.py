@@ -232,7 +232,7 @@ def test_quick_answers_import_nothing_slow(script: str, words: list[str], expect
     [
         *("os.system", "subprocess.run", "builtins.eval", "builtins.exec", "shutil.rmtree", "pickle.loads"),
         *("torch.os.system", "digits.runs.record.subprocess.run", "torch.hub.load", "torch.load", "torch", "lightning"),
-        *("digits.checkpoints.save", "digits.runs.processes.restore", "torch.package.PackageImporter"),
+        *("digits.archive.save", "digits.runs.processes.restore", "torch.package.PackageImporter"),
         "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
     ],
 )

@@ -15,7 +15,7 @@ from conftest import PROJECT
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold
 
-from digits.checkpoints import load_checkpoint, restore_data, restore_network
+from digits.checkpoints import Checkpoint
 from digits.crossval import cross_validate
 from digits.data.datasets import load_mnist5k
 from digits.errors import UserError
@@ -70,10 +70,10 @@ def test_figures_are_those_of_the_predictions(validated: tuple[Path, str]) -> No
 def test_predictions_are_those_of_the_folds_checkpoint(validated: tuple[Path, str]) -> None:
     folder, _ = validated
     found = np.load(folder / "out_of_fold.npz")
-    checkpoint = load_checkpoint(folder / "1" / "checkpoints" / "best.ckpt")
-    data = restore_data(checkpoint)
+    checkpoint = Checkpoint.open(folder / "1" / "checkpoints" / "best.ckpt")
+    data = checkpoint.data()
     assert (data.splits.test.index.numpy() == np.flatnonzero(found["fold"] == 1)).all()
-    network = restore_network(checkpoint, "best.ckpt").eval()
+    network = checkpoint.network().eval()
     with torch.inference_mode():
         probabilities = network(data.normalise(data.splits.test.images / 255)).softmax(dim=1).numpy()
     np.testing.assert_allclose(found["probabilities"][found["fold"] == 1], probabilities, atol=1e-5)

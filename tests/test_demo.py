@@ -93,15 +93,14 @@ def client(classifier: ImageClassifier) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model, which a server starts with at once."""
-    from digits.checkpoints import load_checkpoint, restore_network
+    from digits.checkpoints import Checkpoint
     from digits.export import to_onnx
-    from digits.pictures.reader import ModelFacts
 
     path = trained / "checkpoints" / "best.ckpt"
-    checkpoint = load_checkpoint(path)
-    facts = ModelFacts.of(checkpoint["hyper_parameters"]["data"])
+    checkpoint = Checkpoint.open(path)
+    facts = checkpoint.facts
     output = tmp_path_factory.mktemp("exported") / "best.onnx"
-    output.write_bytes(to_onnx(restore_network(checkpoint, path), facts))
+    output.write_bytes(to_onnx(checkpoint.network(), facts))
     return output
 
 

@@ -15,7 +15,8 @@ from test_demo import serving
 
 from digits import demo
 from digits.data import DigitsDataModule
-from digits.pictures.reader import ImageClassifier, ModelFacts, load_classifier
+from digits.model_facts import ModelFacts
+from digits.pictures.reader import ImageClassifier, load_classifier
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make setup")
 Page = playwright.Page

@@ -8,7 +8,7 @@ import torch
 from conftest import Command
 from PIL import Image
 
-from digits.checkpoints import load_checkpoint, restore_network
+from digits.checkpoints import Checkpoint
 from digits.data import DigitsDataModule
 from digits.explain import attribution
 from digits.networks import CNN, DenseNet, RawPixels, ResNet18
@@ -17,7 +17,7 @@ from digits.networks import CNN, DenseNet, RawPixels, ResNet18
 @pytest.fixture(scope="module")
 def model(trained: Path) -> RawPixels:
     path = trained / "checkpoints" / "best.ckpt"
-    return RawPixels(restore_network(load_checkpoint(path), path), [0.1307], [0.3081]).eval()
+    return RawPixels(Checkpoint.open(path).network(), [0.1307], [0.3081]).eval()
 
 
 @pytest.mark.parametrize("label", [0, 7])

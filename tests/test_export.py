@@ -15,11 +15,12 @@ import torch
 from conftest import PROJECT
 
 from digits import export, load_classifier
-from digits.checkpoints import load_checkpoint
+from digits.checkpoints import Checkpoint
 from digits.data import DigitsDataModule
 from digits.errors import UserError
+from digits.model_facts import ModelFacts
 from digits.networks import CNN, DenseNet, ResNet18
-from digits.pictures.reader import ModelFacts, onnx_classifier
+from digits.pictures.reader import onnx_classifier
 
 Export = Callable[..., tuple[int, str, str]]
 
@@ -54,7 +55,7 @@ def exported(folder: Path, capsys: pytest.CaptureFixture) -> Export:
 @pytest.fixture(scope="module")
 def model(trained: Path) -> bytes:
     """The trained network as ONNX."""
-    facts = ModelFacts.of(load_checkpoint(trained / "checkpoints" / "best.ckpt")["hyper_parameters"]["data"])
+    facts = Checkpoint.open(trained / "checkpoints" / "best.ckpt").facts
     return export.to_onnx(plain(trained), facts)
 
 
@@ -105,7 +106,7 @@ def test_onnx_says_what_it_is(trained: Path, model: bytes) -> None:
     assert not any(tensor.external_data for tensor in proto.graph.initializer)
 
     [facts] = [json.loads(entry.value) for entry in proto.metadata_props if entry.key == "digits"]
-    data = load_checkpoint(trained / "checkpoints" / "best.ckpt")["hyper_parameters"]["data"]
+    data = Checkpoint.open(trained / "checkpoints" / "best.ckpt").settings["data"]
     assert facts == {name: data[name] for name in ("dataset", "class_names", "image_size", "channels", "mean", "std")}
     assert str(PROJECT).encode() not in model
 

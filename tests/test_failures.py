@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import Command, Outcome
 
-from digits.checkpoints import load_checkpoint
+from digits.checkpoints import Checkpoint
 from digits.networks import CNN
 
 SHORT = ["data=mnist5k", "model=cnn", "trainer=cpu", "trainer.precision=32-true", "logger=[]", "callbacks=[]"]
@@ -29,7 +29,7 @@ def test_divergence_says_where_and_keeps_the_last_good_checkpoint(command: Comma
     assert line.startswith("error: training diverged: train/loss is ")
     assert " after step 41, at learning rate 1e+27. Lower optimizer.lr" in line  # 40 steps an epoch
     for name in ("best.ckpt", "last.ckpt"):
-        checkpoint = load_checkpoint(outcome.folder / "checkpoints" / name)
+        checkpoint = Checkpoint.open(outcome.folder / "checkpoints" / name).content
         assert checkpoint["global_step"] == 40
         assert all(weights.isfinite().all() for weights in checkpoint["state_dict"].values())
 

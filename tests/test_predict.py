@@ -17,11 +17,11 @@ from conftest import PROJECT, Command
 from PIL import Image
 
 from digits import load_classifier
-from digits.checkpoints import load_checkpoint, restore_network
+from digits.checkpoints import Checkpoint
 from digits.data import DigitsDataModule
 from digits.errors import UserError
+from digits.model_facts import ModelFacts
 from digits.networks import CNN
-from digits.pictures.reader import ModelFacts
 from digits.predict import image_paths, names_for
 
 
@@ -209,8 +209,8 @@ print(classifier.predict({str(scans / "1.png")!r}))
 
 def test_images_in_the_networks_form_get_the_networks_answer(checkpoint: Path, sample: DigitsDataModule) -> None:
     images = sample.splits.test.images[:50]
-    opened = load_checkpoint(checkpoint)
-    network = restore_network(opened, checkpoint).eval()
+    opened = Checkpoint.open(checkpoint)
+    network = opened.network().eval()
     with torch.inference_mode():
         expected = network((images / 255 - 0.1307) / 0.3081).softmax(dim=1).numpy()
     assert load_classifier(checkpoint).probabilities(images.numpy()) == pytest.approx(expected, abs=1e-5)

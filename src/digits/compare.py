@@ -113,16 +113,15 @@ def _test(path: Path, root: str | None, device: str) -> tuple["DigitsDataModule"
     import torch
 
     from digits import hardware
-    from digits.checkpoints import load_checkpoint, restore_data, restore_network
+    from digits.checkpoints import Checkpoint
     from digits.classifier import Classifier
     from digits.console import quiet_libraries
 
     quiet_libraries()
     hardware.plain_float32()
-    checkpoint = load_checkpoint(path)
-    network = restore_network(checkpoint, path)
-    data = restore_data(checkpoint, root=root)
-    precision = hardware.evaluation_precision("auto", checkpoint["hyper_parameters"]["precision"])
+    checkpoint = Checkpoint.open(path)
+    network, data = checkpoint.network(), checkpoint.data(root=root)
+    precision = hardware.evaluation_precision("auto", checkpoint.settings["precision"])
     trainer = L.Trainer(
         accelerator=device,
         devices=1,

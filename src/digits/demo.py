@@ -143,17 +143,16 @@ def open_classifier(path: Path) -> "ImageClassifier":
     Raises:
         UserError: if there is no such file, or it is none of this project's.
     """
-    from digits.pictures.reader import ModelFacts, load_classifier, onnx_classifier
+    from digits.pictures.reader import load_classifier, onnx_classifier
 
     if path.suffix != ".ckpt":
         return load_classifier(path)
     log.info("turning it into ONNX; an exported best.onnx would start at once (python -m digits.export)")
-    from digits.checkpoints import load_checkpoint, restore_network
+    from digits.checkpoints import Checkpoint
     from digits.export import to_onnx
 
-    checkpoint = load_checkpoint(path)
-    facts = ModelFacts.of(checkpoint["hyper_parameters"]["data"])
-    return onnx_classifier(to_onnx(restore_network(checkpoint, path), facts), path)
+    checkpoint = Checkpoint.open(path)
+    return onnx_classifier(to_onnx(checkpoint.network(), checkpoint.facts), path)
 
 
 def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tuple[str, ...] = LOOPBACK) -> Starlette:

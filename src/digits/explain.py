@@ -37,14 +37,13 @@ def main(cfg: DictConfig) -> None:
         from tqdm import tqdm
 
         from digits import figures
-        from digits.checkpoints import load_checkpoint, restore_network
+        from digits.checkpoints import Checkpoint
         from digits.networks import RawPixels
-        from digits.pictures.reader import ModelFacts, newest_checkpoint, torch_classifier
+        from digits.pictures.reader import newest_checkpoint, torch_classifier
 
         checkpoint_path = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
-        checkpoint = load_checkpoint(checkpoint_path)
-        facts = ModelFacts.of(checkpoint["hyper_parameters"]["data"])
-        network = restore_network(checkpoint, checkpoint_path)
+        checkpoint = Checkpoint.open(checkpoint_path)
+        network, facts = checkpoint.network(), checkpoint.facts
         classifier = torch_classifier(network, facts)
         model = RawPixels(network, facts.mean, facts.std).float().eval()
         log.info("of:     %s, trained on %s", checkpoint_path, facts.dataset)

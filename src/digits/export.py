@@ -11,7 +11,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from omegaconf import DictConfig
@@ -19,11 +19,13 @@ from omegaconf import DictConfig
 from digits.atomic import atomic_write
 from digits.command import check_overrides, command
 from digits.errors import UserError
-from digits.pictures.reader import ModelFacts, load_classifier, newest_checkpoint, onnx_classifier, torch_classifier
+from digits.model_facts import ModelFacts
+from digits.pictures.reader import load_classifier, newest_checkpoint, onnx_classifier, torch_classifier
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from digits.checkpoints import Checkpoint
     from digits.data import DigitsDataModule
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pth"}
@@ -47,12 +49,11 @@ def main(cfg: DictConfig) -> None:
     checkpoint_path = Path(str(cfg.ckpt_path)).expanduser() if cfg.ckpt_path else newest_checkpoint(cfg.log_dir)
     output = _output(checkpoint_path, cfg)
 
-    from digits.checkpoints import load_checkpoint, restore_data, restore_network
+    from digits.checkpoints import Checkpoint
 
-    checkpoint = load_checkpoint(checkpoint_path)
-    network = restore_network(checkpoint, checkpoint_path)
-    data = restore_data(checkpoint, root=cfg.data.root)
-    facts = ModelFacts.of(checkpoint["hyper_parameters"]["data"])
+    checkpoint = Checkpoint.open(checkpoint_path)
+    network, facts = checkpoint.network(), checkpoint.facts
+    data = checkpoint.data(root=cfg.data.root)
     log.info("of:      %s, trained on %s", checkpoint_path, facts.dataset)
 
     with atomic_write(output) as part:
@@ -73,7 +74,7 @@ def main(cfg: DictConfig) -> None:
                 logits = _pt2_logits(part)
             case "state_dict":
                 part.write_bytes(to_pth(network))
-                logits = _pth_logits(part, checkpoint, facts)
+                logits = _pth_logits(part, checkpoint)
         name = "onnx int8" if cfg.quantize else cfg.format
         test.compare(name, logits, part.stat().st_size, answers_may_differ=cfg.quantize)
     log.info("saved:   %s", output)
@@ -213,12 +214,14 @@ def _pt2_logits(path: Path) -> Logits:
     return logits
 
 
-def _pth_logits(path: Path, checkpoint: dict[str, Any], facts: ModelFacts) -> Logits:
+def _pth_logits(path: Path, checkpoint: "Checkpoint") -> Logits:
     """Of a new network with the weights in the file."""
-    from digits.checkpoints import load, restore_network
+    from digits.archive import load
+    from digits.checkpoints import PREFIX, Checkpoint
 
-    weights = {f"network.{name}": value for name, value in load(path).items()}
-    return torch_classifier(restore_network(checkpoint | {"state_dict": weights}, path), facts).logits
+    weights = {f"{PREFIX}{name}": value for name, value in load(path).items()}
+    again = Checkpoint(path, checkpoint.content | {"state_dict": weights})
+    return torch_classifier(again.network(), again.facts).logits
 
 
 class _Test:

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from digits import load_classifier
-from digits.checkpoints import load_checkpoint, restore_network
+from digits.checkpoints import Checkpoint
 from digits.command import CONFIGS
 from digits.compare import compare
 from digits.data import DigitsDataModule
@@ -263,7 +263,7 @@ def test_checkpoints(trained: Path, tmp_path: Path, record_property: Callable) -
 
     def use(content: bytes) -> None:
         path.write_bytes(content)
-        restore_network(load_checkpoint(path), path)
+        Checkpoint.open(path).network()
 
     content = (trained / "checkpoints" / "best.ckpt").read_bytes()
     answers_or_refuses("mutated checkpoints", content, use, record_property)

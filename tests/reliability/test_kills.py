@@ -21,7 +21,7 @@ import torch
 from conftest import PROJECT, RELIABILITY, SEED
 from PIL import Image
 
-from digits.checkpoints import load
+from digits.archive import load
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("DIGITS_KILLS", "20"))

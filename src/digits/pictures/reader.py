@@ -2,54 +2,19 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from digits.errors import UserError
+from digits.model_facts import DIGITS, ModelFacts
 from digits.pictures.decode import Picture, read_picture
 from digits.pictures.normal_form import Found, find_image, find_images, form_of
 
 if TYPE_CHECKING:
     from PIL import Image
-
-DIGITS = [str(digit) for digit in range(10)]
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What has to be known of a network to use it; an exported model carries it along.
-
-    Args:
-        dataset: the data set that it was trained on, which decides how pictures are brought into its form.
-        class_names: by the class's number.
-        image_size: height and width of its images, in pixels.
-        channels: of its images.
-        mean: of each channel, subtracted from the pixels in [0, 1].
-        std: of each channel, by which they are then divided.
-    """
-
-    dataset: str
-    class_names: list[str]
-    image_size: int
-    channels: int
-    mean: list[float]
-    std: list[float]
-
-    @classmethod
-    def of(cls, data: dict[str, Any]) -> Self:
-        """From the settings of the data that a checkpoint carries."""
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__})
-
-    @property
-    def are_digits(self) -> bool:
-        """Whether it tells the digits apart, for the words around an answer."""
-        return self.class_names == DIGITS
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -159,12 +124,10 @@ def load_classifier(path: str | Path, network: Any = None, device: str = "cpu") 
     if network is not None:
         raise UserError(f"{path}: only a *.pth needs a network; a checkpoint brings its own")
 
-    from digits.checkpoints import load_checkpoint, restore_network
+    from digits.checkpoints import Checkpoint
 
-    checkpoint = load_checkpoint(path)
-    return torch_classifier(
-        restore_network(checkpoint, path), ModelFacts.of(checkpoint["hyper_parameters"]["data"]), device
-    )
+    checkpoint = Checkpoint.open(path)
+    return torch_classifier(checkpoint.network(), checkpoint.facts, device)
 
 
 def torch_classifier(network: Any, facts: ModelFacts, device: str = "cpu") -> ImageClassifier:
@@ -231,7 +194,7 @@ def _bytes(path: Path) -> bytes:
 
 def _from_weights(path: Path, network: Any, device: str) -> ImageClassifier:
     """From a `state_dict` alone, which says nothing about data: it was MNIST."""
-    from digits.checkpoints import load
+    from digits.archive import load
     from digits.networks import CNN
 
     network = CNN() if network is None else network

@@ -1,0 +1,84 @@
+"""The archive that torch writes: saved atomically, opened without running anything in it."""
+
+import io
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from digits.atomic import atomic_write
+from digits.errors import UserError
+
+# What the pickles in the archives call that `save` writes. torch lets more through, with which a small file can fill
+# the memory: bytearray is one.
+CALLED = {
+    *("collections.OrderedDict", "collections.Counter", "torch.Size", "torch.device"),
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
+} | {
+    f"torch.{kind}Storage"
+    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+}
+WANTED = "Give a best.ckpt or last.ckpt that train.py wrote"
+
+
+def save(content: Any, path: Path) -> None:
+    """`torch.save`, whole or not at all."""
+    buffer = io.BytesIO()  # torch's own writer says of a full disk only that it failed
+    torch.save(content, buffer)
+    with atomic_write(path) as part:
+        part.write_bytes(buffer.getbuffer())
+
+
+def load(path: str | Path) -> Any:
+    """`torch.load` on the CPU of what `save` wrote. Nothing in the file is run, and no changed bit gets through.
+
+    torch alone would read weights with changed bits without a word: it does not look at its archive's checksums.
+
+    Raises:
+        UserError: saying what is wrong with the file.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
+    if problem := _damage(content):
+        raise UserError(f"{path}: {problem}")
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # what is in it can break the unpickler anywhere
+        raise UserError(f"{path}: no checkpoint: its content cannot be read ({type(error).__name__})") from error
+
+
+def _damage(content: bytes) -> str | None:
+    """What is wrong with the archive that torch writes; None if nothing is."""
+    if not content:
+        return "empty: the file has no content"
+    if content[0] == 0x80:  # how a pickle starts
+        return "refused: a bare pickle, which could run code when it is opened, and no checkpoint"
+    if not content.startswith(b"PK"):
+        return f"no checkpoint, but a file of another kind. {WANTED}"
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = [name.lower() for name in archive.namelist()]  # torch's reader takes small letters for capitals
+            packed = any(
+                part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()
+            )  # could fill the memory
+            if packed or len(set(names)) < len(names):  # of two with one name, torch might read the other
+                return f"no checkpoint, but an archive of another kind. {WANTED}"
+            if broken := archive.testzip():
+                return f"damaged: {broken} in it has not the content that it was written with. Take another copy of it"
+            for part in (name for name in archive.namelist() if name.lower().endswith(".pkl")):
+                called = {
+                    str(name).replace(" ", ".")
+                    for operation, name, _ in pickletools.genops(archive.read(part))
+                    if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
+                }
+                if foreign := called - CALLED:
+                    return f"refused: it could run code ({min(foreign)}). A checkpoint of train.py is plain data"
+    except Exception as error:  # damage can break the reader anywhere
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            return f"truncated: after {len(content):,} bytes its end is missing. Take another copy of it"
+        return f"damaged ({' '.join(str(error).split()) or type(error).__name__}). Take another copy of it"
+    return None
