@@ -179,7 +179,7 @@ def make_classifier(cfg: DictConfig, data: "DigitsDataModule") -> "Classifier":
 
 def check_monitors(cfg: DictConfig, validated: bool) -> None:
     """A schedule or a callback that waits for a figure which never comes would fail an epoch later."""
-    from digits.classifier import LOGGED
+    from digits.metrics import LOGGED
 
     watchers = {"scheduler": cfg.scheduler} | {f"callbacks.{key}": part for key, part in cfg.callbacks.items() if part}
     for name, part in watchers.items():

@@ -314,9 +314,7 @@ def test_files_that_are_no_checkpoints(trained: Path, tmp_path: Path) -> None:
 def test_weights_of_another_architecture(best: Path) -> None:
     checkpoint = Checkpoint.open(best)
     checkpoint.settings["model"]["hidden"] = 64
-    with pytest.raises(
-        UserError, match=r"another architecture.*digits\.networks\.CNN.: .*\[64, 3136\]"
-    ):
+    with pytest.raises(UserError, match=r"another architecture.*digits\.networks\.CNN.: .*\[64, 3136\]"):
         checkpoint.network()
     checkpoint.settings["model"] = {"_target_": "digits.networks.CNN", "depth": 3}
     with pytest.raises(UserError, match=r"another architecture.*depth"):

@@ -15,20 +15,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
 
 from digits.errors import Diverged, UserError
+from digits.metrics import metric_collection
 
 Batch = tuple[Tensor, Tensor]
 FINITE_CHECK_EVERY_N_STEPS = 50
-# What a training logs, for a schedule or a callback to watch.
-LOGGED = ("train/loss", "train/acc", *(f"val/{name}" for name in ("loss", "acc", "precision", "recall", "f1")))
 
 
 class Classifier(L.LightningModule):
@@ -83,7 +75,7 @@ class Classifier(L.LightningModule):
         # with a value for each image, because "disable" makes MeanMetric ignore weights (torchmetrics 1.9.0).
         self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
         self.train_metrics, self.val_metrics, self.test_metrics = (
-            _metrics(stage, num_classes) for stage in ("train", "val", "test")
+            metric_collection(stage, num_classes) for stage in ("train", "val", "test")
         )
         self._logged = False  # whether this epoch's metrics are: once is enough
         self.confusion: dict[str, Tensor] = {}  # stage to (num_classes, num_classes): row target, column prediction
@@ -252,17 +244,3 @@ class Classifier(L.LightningModule):
             )
         else:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-
-def _metrics(stage: str, num_classes: int) -> MetricCollection:
-    metrics: dict[str, Metric | MetricCollection] = {
-        "acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-    }
-    if stage != "train":
-        metrics |= {
-            "precision": MulticlassPrecision(num_classes, average="weighted", validate_args=False),
-            "recall": MulticlassRecall(num_classes, average="weighted", validate_args=False),
-            "f1": MulticlassF1Score(num_classes, average="weighted", validate_args=False),
-            "confusion": MulticlassConfusionMatrix(num_classes, validate_args=False),
-        }
-    return MetricCollection(metrics, prefix=f"{stage}/")

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from digits.analysis import Misclassification
 from digits.console import as_text
 from digits.data.module import DigitsDataModule, Splits, pixel_statistics
+from digits.metrics import SCORES
 
-METRICS = {"acc": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
+METRICS = {one.name: one.label for one in SCORES}
 
 
 def plain(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
