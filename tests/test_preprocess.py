@@ -12,7 +12,7 @@ from benchmarks.preprocessing import error_rate, normal, pages, plain
 from PIL import ExifTags, Image
 from scipy import ndimage
 
-from digits.data.datasets import load_mnist, load_mnist5k
+from digits.data.datasets import Mnist, Mnist5k
 from digits.errors import UserError
 from digits.pictures.decode import PictureError, read_picture
 from digits.pictures.normal_form import NothingFoundError, find_image, find_images, form_of
@@ -23,7 +23,7 @@ MNIST_FORM = form_of("mnist", 28, 1)
 
 def digit(number: int) -> np.ndarray:
     """(28, 28), uint8: light on dark; 500 of each class, one class after the other."""
-    return load_mnist5k()[0].images[number, 0].numpy()
+    return Mnist5k().load().train.images[number, 0].numpy()
 
 
 def ink(number: int, height: int) -> np.ndarray:
@@ -475,7 +475,7 @@ def test_predictions_on_mnist_stay(trained: Path, sample) -> None:
 @pytest.mark.slow
 def test_accuracy_on_the_test_set_stays(trained: Path, mnist_root: Path) -> None:
     classifier = load_classifier(trained / "checkpoints" / "best.ckpt")
-    _, test, _ = load_mnist(mnist_root)
+    _, test, _ = Mnist(mnist_root).load()
     images, target = test.images.numpy(), test.target.numpy()
     again = np.stack([normal(Image.fromarray(image[0]), classifier.form) for image in images])
     assert abs(error_rate(classifier, images, target) - error_rate(classifier, again, target)) <= 0.001

@@ -95,7 +95,7 @@ def image_paths(images: Any) -> list[Path]:
     Raises:
         UserError: for a folder or a pattern without images.
     """
-    from digits.data.datasets import IMAGE_SUFFIXES
+    from digits.data.folder import IMAGE_SUFFIXES
 
     paths: list[Path] = []
     asked = list(images) if isinstance(images, ListConfig | list) else [images]
