@@ -5,11 +5,10 @@ its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, 
 which version of this project can read it.
 """
 
-import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -17,8 +16,10 @@ from torch import Tensor, nn
 
 from digits import networks
 from digits.archive import WANTED, load, save
+from digits.data.settings import TrainedData
 from digits.errors import Diverged, UserError
 from digits.model_facts import ModelFacts
+from digits.validation import problem_of
 
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
@@ -26,21 +27,6 @@ if TYPE_CHECKING:
 FORMAT = 1  # raise it with each change after which older checkpoints no longer mean what they say
 NETWORKS = f"{networks.__name__}."
 PREFIX = "network."  # of the network's weights among those of the LightningModule
-DATA_SETTINGS = {
-    "dataset": str,
-    "root": str,
-    "subset": str | None,
-    "split_seed": int,
-    "val_size": int,
-    "test_size": int | float | None,
-    "folds": int | None,
-    "fold": int,
-    "image_size": int,
-    "channels": int,
-    "mean": list[float],
-    "std": list[float],
-    "class_names": list[str],
-}
 
 
 @dataclass(frozen=True)
@@ -168,17 +154,9 @@ def _has_settings(checkpoint: Any) -> bool:
         case {
             "state_dict": dict(weights),
             "hyper_parameters": {"model": dict(), "data": dict(data), "precision": str()},
-        } if data.keys() == DATA_SETTINGS.keys() and all(
-            _fits(data[name], kind) for name, kind in DATA_SETTINGS.items()
-        ):
-            return (
-                data["channels"] in (1, 3)
-                and data["image_size"] > 0
-                and bool(data["class_names"])
-                and all(len(data[name]) in (1, data["channels"]) for name in ("mean", "std"))
-                and all(map(math.isfinite, data["mean"]))
-                and all(0 < value < math.inf for value in data["std"])
-                and all(isinstance(name, str) and _is_plain(value) for name, value in weights.items())
+        }:
+            return problem_of(TrainedData, data, "data") is None and all(
+                isinstance(name, str) and _is_plain(value) for name, value in weights.items()
             )
     return False
 
@@ -189,10 +167,3 @@ def _is_plain(value: Any) -> bool:
         return False
     stored = value.untyped_storage().nbytes() // value.element_size()
     return value.numel() <= stored and bool(not value.is_floating_point() or value.isfinite().all())
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is exactly of a type like `int`, `int | None` or `list[int]`."""
-    if get_origin(kind) is list:
-        return type(value) is list and all(type(item) in get_args(kind) for item in value)
-    return type(value) in (get_args(kind) or (kind,))
