@@ -4,6 +4,7 @@ import errno
 import gzip
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,46 @@ def test_packed_zeros_do_not_fill_the_memory(small_mnist: Path, monkeypatch: pyt
     path.write_bytes(gzip.compress(idx(np.zeros((100, 28, 28), np.uint8))))
     with pytest.raises(DamagedFileError, match="78,400 bytes of them, there are 984"):
         Mnist(small_mnist).load()
+
+
+@pytest.mark.parametrize("name", ["{}.gz", "{}"])
+def test_unpacked_files_are_read_too(name: str, small_mnist: Path, sample: DigitsDataModule) -> None:
+    for path in list(Mnist(small_mnist).folder.iterdir()):
+        content = gzip.decompress(path.read_bytes())
+        path.unlink()
+        path.with_name(name.format(path.stem)).write_bytes(content)
+    Mnist(small_mnist).fetch()  # no mirror answers
+    train, test, _ = Mnist(small_mnist).load()
+    assert torch.equal(train.images, sample.splits.val.images)
+    assert torch.equal(test.target, sample.splits.test.target)
+    path = Mnist(small_mnist).folder / name.format("t10k-images-idx3-ubyte")
+    path.write_bytes(flip(path.read_bytes()))
+    with pytest.raises(DamagedFileError, match=f"{path}: damaged"):
+        Mnist(small_mnist).load()
+
+
+def test_downloads_are_for_all_users(small_mnist: Path, tmp_path: Path, serve: Callable) -> None:
+    serve(Mnist(small_mnist).folder)
+    Mnist(tmp_path / "new").fetch()
+    assert {oct(path.stat().st_mode & 0o777) for path in Mnist(tmp_path / "new").folder.iterdir()} == {"0o644"}
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="there are no such users")
+def test_a_shared_folder_is_locked_by_every_user(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with files.lock(tmp_path / "shared") as lock:
+            path = Path(lock.lock_file)
+    finally:
+        os.umask(before)
+    assert oct(path.stat().st_mode & 0o777) == "0o666"
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        try:
+            with files.lock(tmp_path / "shared"):
+                pass
+        finally:
+            os.seteuid(0)
 
 
 def test_broken_download_leaves_nothing_behind(small_mnist: Path, tmp_path: Path, serve) -> None:

@@ -57,6 +57,9 @@ def test_mnist_is_what_torchvision_loads(mnist: DigitsDataModule, mnist_root: Pa
         assert torch.equal(images.images[:, 0], reference.data)
         assert torch.equal(images.target, reference.targets)
     assert torch.equal(mnist.splits.test.images[:, 0], test.data)
+    for path in Mnist(tmp_path).folder.glob("*.gz"):
+        path.unlink()
+    assert torch.equal(Mnist(tmp_path).load().train.images, ours[0].images)  # unpacked, as torchvision leaves them
 
 
 def test_sample_is_part_of_mnist_training_images(sample: DigitsDataModule, mnist_root: Path) -> None:

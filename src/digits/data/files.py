@@ -6,12 +6,14 @@ import io
 import logging
 import math
 import sys
+import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from digits.errors import UserError
 
@@ -22,6 +24,14 @@ IDX_TYPES: dict[int, np.dtype] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4"
 MOST_IDX_BYTES = 2**28  # unpacked: more than the largest of these data sets (EMNIST) has
 DOWNLOAD_TIMEOUT_SECONDS = 20
 GZIP = b"\x1f\x8b"
+
+
+def lock(folder: Path) -> FileLock:
+    """Has one process at a time fetch files to a folder, so that others find them there.
+
+    Users who share the folder share the lock: its file is writable to all, whatever the umask.
+    """
+    return FileLock(Path(tempfile.gettempdir(), f"digits-data-{md5(str(folder.absolute()).encode())}.lock"), mode=0o666)
 
 
 class MissingFileError(UserError):

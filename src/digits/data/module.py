@@ -1,21 +1,18 @@
 """The data module: from a data set's arrays to splits, and to normalised, augmented batches on the device."""
 
-import hashlib
 import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 
 from digits.data.batches import ResumableBatches
 from digits.data.datasets import DataSet, named
-from digits.data.files import MissingFileError
+from digits.data.files import MissingFileError, lock
 from digits.data.images import Loaded, TensorImages, pixel_statistics
 from digits.data.settings import DataSettings, TrainedData
 from digits.data.splits import Splits, cut_fold, size_in_images, split
@@ -183,10 +180,8 @@ class DigitsDataModule(L.LightningDataModule):
             UserError: if the data cannot be had, and `offline_fallback` is off or a damaged file is in the way.
         """
         if self._splits is None:
-            # Of a machine's processes one downloads, and the others find the files there.
-            lock = Path(tempfile.gettempdir(), f"digits-{_hash_of(self.root)}.lock")
             try:
-                with FileLock(lock):
+                with lock(self.root):
                     self.data_set.fetch()
             except MissingFileError as error:
                 self._fall_back(error)
@@ -327,8 +322,3 @@ def data_of(trainer: L.Trainer) -> DigitsDataModule:
 def _as_is(batch: object) -> object:
     """The dataset hands out whole batches, so there is nothing to collate."""
     return batch
-
-
-def _hash_of(path: Path) -> str:
-    """A short name for a path, the same in each process."""
-    return hashlib.md5(str(path.absolute()).encode(), usedforsecurity=False).hexdigest()[:12]
