@@ -98,6 +98,11 @@ class TrainedData(_Kept):
 
     All but the last three are arguments of `DigitsDataModule`. A checkpoint comes from a file, so nothing in it is
     taken on trust: `digits.validation.problem_of(TrainedData, content, "data")`.
+
+    Args:
+        class_names: by the class's number.
+        fingerprint: of all that the data set held; None in checkpoints of older versions.
+        seen: a hash of each image of training and validation, where the data set is a folder that may change.
     """
 
     root: str
@@ -106,6 +111,8 @@ class TrainedData(_Kept):
     mean: Numbers
     std: PositiveNumbers
     class_names: Annotated[list[str], Field(min_length=1)]
+    fingerprint: str | None = None
+    seen: list[str] | None = None
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         for name in ("mean", "std"):
