@@ -17,10 +17,11 @@ import numpy as np
 from omegaconf import DictConfig
 
 from digits.atomic import atomic_write
-from digits.command import check_overrides, command
+from digits.command import command
 from digits.errors import UserError
 from digits.model_facts import ModelFacts
-from digits.pictures.reader import load_classifier, newest_checkpoint, onnx_classifier, torch_classifier
+from digits.pictures.reader import load_classifier, onnx_classifier, torch_classifier
+from digits.runs.run import newest_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,10 +39,9 @@ Logits = Callable[[np.ndarray], np.ndarray]
 log = logging.getLogger(__name__)
 
 
-@command("export")
+@command("export", keeps_run=False)
 def main(cfg: DictConfig) -> None:
     """Writes a checkpoint's network in another format, once what was written gives the checkpoint's answers."""
-    check_overrides(cfg)
     if cfg.format not in SUFFIXES:
         raise UserError(f"format={cfg.format}: there is none. There are: {', '.join(SUFFIXES)}")
     if cfg.quantize and cfg.format != "onnx":
