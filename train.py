@@ -44,11 +44,11 @@ def main(cfg: DictConfig) -> float | None:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from digits import hardware, report, tuning
-        from digits.archive import save
         from digits.callbacks import History, ProgressBar, TestReport, log_hyperparameters
-        from digits.checkpoints import AtomicCheckpoints, Checkpoint
+        from digits.checkpoints import AtomicCheckpoints, Checkpoint, save_state_dict
         from digits.console import quiet_libraries
         from digits.loggers import logger_facts, open_loggers
+        from digits.model_facts import ModelFacts
         from digits.runs.model_card import model_card
         from digits.runs.resume import LastCheckpoint, check_position
         from digits.runs.summary import Run
@@ -144,8 +144,8 @@ def main(cfg: DictConfig) -> float | None:
             [metrics] = trainer.test(classifier, data, verbose=False) or [{}]
         if not metrics:
             log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
-        weights = {name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
-        save(weights, folder / "mnist_cnn_model.pth")
+        facts = ModelFacts.of(data.settings)
+        save_state_dict(classifier.network, settings["model"], facts, folder / "mnist_cnn_model.pth")
 
         # Report
         validation = {name: value for name, value in history.row(epoch).items() if name.startswith("val/")}
