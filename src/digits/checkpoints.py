@@ -5,20 +5,20 @@ its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, 
 which version of this project can read it.
 """
 
-import math
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor, nn
 
 from digits import networks
-from digits.archive import WANTED, load, save
+from digits.archive import WANTED, load, read_extra, save
 from digits.errors import Diverged, UserError
 from digits.model_facts import ModelFacts
 from digits.runs.run import Run, newest_checkpoint
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raise it with each change after which older checkpoints no longer mean what they say
 NETWORKS = f"{networks.__name__}."
+DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 PREFIX = "network."  # of the network's weights among those of the LightningModule
 DATA_SETTINGS = {
@@ -97,38 +98,88 @@ class Checkpoint:
         Raises:
             UserError: if it names no network of `digits.networks`, or its weights do not fit.
         """
-        settings = dict(self.settings["model"])
-        target = str(settings.pop("_target_", None))
-        # Only this project's own networks: a name in a file must not choose which code runs.
-        network_class = getattr(networks, target.removeprefix(NETWORKS), None) if target.startswith(NETWORKS) else None
-        ours = getattr(network_class, "__module__", None) == networks.__name__
-        if not (ours and isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-            raise UserError(f"{self.path}: there is no network {target} in {networks.__name__}")
         weights = {
             name.removeprefix(PREFIX): value
             for name, value in self.content["state_dict"].items()
             if name.startswith(PREFIX)
         }
-        facts = self.facts
-        try:
-            with torch.device("meta"):  # shapes alone: whatever sizes the settings name take no memory
-                network = network_class(**settings)
-                answer = network.eval()(torch.empty(1, facts.channels, facts.image_size, facts.image_size))
-                if answer.shape != (1, len(facts.class_names)):
-                    raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
-            network.train().load_state_dict(weights, assign=True)  # in the type that they were saved in
-        except Exception as error:  # settings of any kind can break a network anywhere
-            reason = textwrap.shorten(str(error), 300)
-            raise UserError(
-                f"{self.path}: its weights are of another architecture than its settings say ({target}): {reason}"
-            ) from error
-        return network
+        return _build_network(self.settings["model"], self.facts, weights, self.path)
 
     def data(self, **overrides: Any) -> "DigitsDataModule":
         """Loads the data that the network was trained on, or what the overrides ask for: see `digits.data.restore`."""
         from digits.data.restore import restore_data
 
         return restore_data(self.settings["data"], **overrides)
+
+
+class NetworkDescription(BaseModel):
+    """What a file of weights alone needs besides, to be read again: the network's settings and its facts."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    model: dict[str, JsonValue]
+    facts: ModelFacts
+
+
+def save_state_dict(network: nn.Module, model: Mapping[str, Any], facts: ModelFacts, path: Path) -> None:
+    """Writes a network's `state_dict`, which plain `torch.load` reads, and with it what `open_state_dict` needs.
+
+    Args:
+        network: with the weights to write.
+        model: its settings: `_target_` and its arguments, as plain types.
+        facts: about the network.
+        path: of the file.
+    """
+    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    description = NetworkDescription(model=dict(model), facts=facts)
+    save(weights, path, {DESCRIPTION: description.model_dump_json()})
+
+
+def open_state_dict(path: Path) -> tuple[nn.Module, ModelFacts]:
+    """Rebuilds the network, on the CPU, of a file that `save_state_dict` wrote. Nothing in the file is run.
+
+    Raises:
+        UserError: if the file is damaged, says nothing of its network, or something that does not fit its weights.
+    """
+    weights, text = load(path), read_extra(path, DESCRIPTION)
+    try:
+        described = text and NetworkDescription.model_validate_json(text)
+    except ValidationError:
+        described = None
+    if not described or not _are_weights(weights):
+        raise UserError(
+            f"{path}: no weights with their network's settings, class names and normalisation, as train.py and"
+            " digits.export write them. Give the run's best.ckpt, or what the file lacks:"
+            " load_classifier(path, network=CNN(), facts=ModelFacts(...))"
+        )
+    return _build_network(described.model, described.facts, weights, path), described.facts
+
+
+def _build_network(model: Mapping[str, Any], facts: ModelFacts, weights: dict[str, Tensor], path: Path) -> nn.Module:
+    """Builds a network from its settings and gives it the weights.
+
+    Raises:
+        UserError: if the settings name no network of `digits.networks`, or the weights do not fit.
+    """
+    settings = dict(model)
+    target = str(settings.pop("_target_", None))
+    # Only this project's own networks: a name in a file must not choose which code runs.
+    network_class = getattr(networks, target.removeprefix(NETWORKS), None) if target.startswith(NETWORKS) else None
+    ours = getattr(network_class, "__module__", None) == networks.__name__
+    if not (ours and isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+        raise UserError(f"{path}: there is no network {target} in {networks.__name__}")
+    try:
+        with torch.device("meta"):  # shapes alone: whatever sizes the settings name take no memory
+            network = network_class(**settings)
+            answer = network.eval()(torch.empty(1, facts.channels, facts.image_size, facts.image_size))
+            if answer.shape != (1, len(facts.class_names)):
+                raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
+        network.train().load_state_dict(weights, assign=True)  # in the type that they were saved in
+    except Exception as error:  # settings of any kind can break a network anywhere
+        reason = textwrap.shorten(str(error), 300)
+        raise UserError(
+            f"{path}: its weights are of another architecture than its settings say ({target}): {reason}"
+        ) from error
+    return network
 
 
 class AtomicCheckpoints(CheckpointIO):
@@ -203,16 +254,17 @@ def _has_settings(checkpoint: Any) -> bool:
         } if data.keys() == DATA_SETTINGS.keys() and all(
             _fits(data[name], kind) for name, kind in DATA_SETTINGS.items()
         ):
-            return (
-                data["channels"] in (1, 3)
-                and data["image_size"] > 0
-                and bool(data["class_names"])
-                and all(len(data[name]) in (1, data["channels"]) for name in ("mean", "std"))
-                and all(map(math.isfinite, data["mean"]))
-                and all(0 < value < math.inf for value in data["std"])
-                and all(isinstance(name, str) and _is_plain(value) for name, value in weights.items())
-            )
+            try:
+                ModelFacts.of(data)
+            except ValidationError:
+                return False
+            return _are_weights(weights)
     return False
+
+
+def _are_weights(content: Any) -> bool:
+    """Whether it is what a `state_dict` is."""
+    return isinstance(content, dict) and all(isinstance(name, str) and _is_plain(content[name]) for name in content)
 
 
 def _is_plain(value: Any) -> bool:
