@@ -10,15 +10,13 @@ import numpy as np
 
 from digits.data.dataset import DataSet
 from digits.errors import UserError
-from digits.pictures.decode import ORIGINAL_SIZE, read_picture
+from digits.pictures.decode import IMAGE_SUFFIXES, ORIGINAL_SIZE, read_picture
 from digits.pictures.normal_form import Form, NothingFoundError, find_image
 
 if TYPE_CHECKING:
     from digits.data.images import Loaded
 
 log = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 class ImageFolder(DataSet):

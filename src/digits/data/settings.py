@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from digits.data.datasets import data_sets
+from digits.model_facts import LARGEST_IMAGE, Mean, Std
 from digits.validation import Settings, as_typed
 
 
@@ -19,11 +20,9 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # images, or a fraction of them
-Numbers = Annotated[list[Finite], Field(min_length=1)]
-PositiveNumbers = Annotated[list[Positive], Field(min_length=1)]
+Numbers = Annotated[list[Mean], Field(min_length=1)]
+PositiveNumbers = Annotated[list[Std], Field(min_length=1)]
 
 
 class _Kept(Settings):
@@ -107,7 +106,7 @@ class TrainedData(_Kept):
 
     root: str
     val_size: Annotated[int, Field(ge=0)]
-    image_size: Annotated[int, Field(ge=1)]
+    image_size: Annotated[int, Field(ge=1, le=LARGEST_IMAGE)]
     mean: Numbers
     std: PositiveNumbers
     class_names: Annotated[list[str], Field(min_length=1)]
