@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from digits.atomic import atomic_write
 from digits.command import check_overrides, command
 from digits.errors import UserError
-from digits.predict import answer, image_paths, names_for, report_failures
+from digits.pictures.answers import ImagePaths, output_names, read_files, report_failures
 from digits.runs.record import RunRecord
+from digits.validation import FilePath, Settings, read_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,52 +24,55 @@ log = logging.getLogger(__name__)
 METHODS = {"integrated_gradients": "integrated gradients", "grad_cam": "Grad-CAM"}
 
 
+class ExplainSettings(Settings):
+    """The keys of configs/explain.yaml."""
+
+    images: ImagePaths
+    ckpt_path: FilePath | None
+    method: Literal["integrated_gradients", "grad_cam"]
+    log_dir: FilePath
+
+
 @command("explain")
 def main(cfg: DictConfig) -> None:
-    """Leaves a folder with a picture for each file: the digit, what speaks for the answer and for the runner-up."""
+    """Leaves a folder with a figure for each file: the digit, what speaks for the answer and for the runner-up."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     with RunRecord(folder) as record:
         record.save_config(cfg)
         check_overrides(cfg)
-        if cfg.method not in METHODS:
-            raise UserError(f"method={cfg.method}: there are {', '.join(METHODS)}")
-        paths = image_paths(cfg.images)
-
-        from tqdm import tqdm
+        settings = read_settings(ExplainSettings, cfg)
 
         from digits import figures
         from digits.checkpoints import Checkpoint
         from digits.networks import RawPixels
         from digits.pictures.reader import newest_checkpoint, torch_classifier
 
-        checkpoint_path = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
-        checkpoint = Checkpoint.open(checkpoint_path)
+        checkpoint = Checkpoint.open(settings.ckpt_path or newest_checkpoint(settings.log_dir))
         network, facts = checkpoint.network(), checkpoint.facts
         classifier = torch_classifier(network, facts)
         model = RawPixels(network, facts.mean, facts.std).float().eval()
-        log.info("of:     %s, trained on %s", checkpoint_path, facts.dataset)
-        record.update(ckpt_path=checkpoint_path)
+        log.info("model:  %s, trained on %s", checkpoint.path, facts.dataset)
+        record.update(ckpt_path=str(checkpoint.path))
 
         answers = []
-        for path, name in zip(tqdm(paths, unit="image", leave=False, disable=None), names_for(paths), strict=True):
-            answers.append(answer(path, lambda path: [classifier.predict(path)]))
-            if answers[-1].error:
-                continue
-            [prediction] = answers[-1].predictions
-            named = {
-                prediction.label: prediction.probability,
-                prediction.runner_up: prediction.runner_up_probability,
-            }
-            maps = [attribution(model, prediction.image, facts.class_names.index(label), cfg.method) for label in named]
-            title = f"{path.name}: what speaks for and against, by {METHODS[cfg.method]}"
-            figure = figures.explanation(prediction.image, named, maps, title)
-            with atomic_write(folder / f"{name}.png") as part:
-                figure.savefig(part, dpi=110)
-            log.info("%s: %s", path, prediction)
+        read = read_files(settings.images, lambda path: [classifier.predict(path)])
+        for answer, name in zip(read, output_names(settings.images), strict=True):
+            answers.append(answer)
+            for prediction in answer.predictions:
+                named = {
+                    prediction.label: prediction.probability,
+                    prediction.runner_up: prediction.runner_up_probability,
+                }
+                numbers = map(facts.class_names.index, named)
+                maps = [attribution(model, prediction.image, number, settings.method) for number in numbers]
+                title = f"{answer.path.name}: what speaks for and against, by {METHODS[settings.method]}"
+                with atomic_write(folder / f"{name}.png") as part:
+                    figures.explanation(prediction.image, named, maps, title).savefig(part, dpi=110)
+                log.info("%s: %s", answer.path, prediction)
         record.update(
-            answers={str(one.path): str(one.predictions[0] if one.predictions else one.error) for one in answers}
+            answers={str(one.path): str(one.predictions[0]) if one.predictions else one.error for one in answers}
         )
-        log.info("saved: %s", folder)
+        log.info("saved:  %s", folder)
         report_failures(answers)
 
 
