@@ -4,12 +4,14 @@ import base64
 import http.client
 import io
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -419,10 +421,14 @@ def served(monkeypatch: pytest.MonkeyPatch, classifier: ImageClassifier) -> list
 
 
 def test_takes_the_newest_checkpoint_and_says_so(command: Command, served: list[Path], tmp_path: Path) -> None:
-    for run in ("2000", "1999"):
-        best = tmp_path / "logs" / "train" / "runs" / run / "checkpoints" / "best.ckpt"
+    for age, name in ((100, "2000"), (10, "1999")):
+        folder = tmp_path / "logs" / "train" / "runs" / name
+        best = folder / "checkpoints" / "best.ckpt"
         best.parent.mkdir(parents=True)
         best.touch()
+        (folder / "metrics.json").write_text('{"best_checkpoint": "checkpoints/best.ckpt"}')
+        (folder / "config.yaml").touch()
+        os.utime(folder / "config.yaml", (time.time() - age,) * 2)
     outcome = command("digits.demo", "port=0")
     assert outcome.code == 0, outcome.err
     assert served == [best]

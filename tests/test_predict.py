@@ -166,13 +166,13 @@ def test_the_newest_checkpoint_is_taken_and_named(command: Command, trained: Pat
     none = command("digits.predict", f"images={scans}/1.png")
     assert none.code == 1
     assert "Train one: python train.py" in none.err
-    older, newer = (tmp_path / "logs" / "train" / "runs" / name / "checkpoints" for name in ("b", "a"))
+    older, newer = (tmp_path / "logs" / "train" / "runs" / name for name in ("b", "a"))
     for age, folder in ((100, older), (10, newer)):
-        shutil.copytree(trained / "checkpoints", folder)
-        os.utime(folder / "best.ckpt", (time.time() - age,) * 2)
+        shutil.copytree(trained, folder)
+        os.utime(folder / "config.yaml", (time.time() - age,) * 2)
     outcome = command("digits.predict", f"images={scans}/1.png")
     assert outcome.code == 0, outcome.err
-    assert f"model:  {newer / 'best.ckpt'}" in outcome.out
+    assert f"model:  {newer / 'checkpoints' / 'best.ckpt'}" in outcome.out
 
 
 def test_pictures_are_not_written_over(command: Command, checkpoint: Path, scans: Path) -> None:

@@ -5,7 +5,8 @@ its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, 
 which version of this project can read it.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin
@@ -19,6 +20,7 @@ from digits import networks
 from digits.archive import WANTED, load, read_extra, save
 from digits.errors import Diverged, UserError, one_line_errors
 from digits.model_facts import ModelFacts
+from digits.runs.run import Run, newest_checkpoint
 
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # raise it with each change after which older checkpoints no longer mean what they say
 NETWORKS = f"{networks.__name__}."
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
+RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 PREFIX = "network."  # of the network's weights among those of the LightningModule
 DATA_SETTINGS = {
     "dataset": str,
@@ -58,15 +61,17 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Opens a checkpoint. Nothing in the file is run.
+        """Opens a checkpoint, or the best one of a run's folder. Nothing in the file is run.
 
         Raises:
             UserError: if there is no such file, or it is not a checkpoint that this version of the project wrote.
         """
         path = Path(path).expanduser()
+        if path.is_dir():
+            path = Run(path).checkpoint or path
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "no such file"
-            raise UserError(f"{path}: {what}. A run keeps its checkpoints in logs/train/runs/<run>/checkpoints/")
+            what = "a folder, but no run's with a checkpoint" if path.is_dir() else "no such file"
+            raise UserError(f"{path}: {what}. Give a checkpoint or a run's folder: logs/train/runs/<run>")
         content = load(path)
         if problem := _problem(content):
             raise UserError(f"{path}: {problem}")
@@ -76,6 +81,11 @@ class Checkpoint:
     def settings(self) -> dict[str, Any]:
         """The run's settings: `model`, `data`, `precision`, `optimizer`, `scheduler`, `augmentation`, `seed`."""
         return self.content["hyper_parameters"]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What validation found for these very weights; empty where they were not validated."""
+        return self.content.get("figures", {})
 
     @property
     def facts(self) -> ModelFacts:
@@ -167,7 +177,16 @@ def _build_network(model: Mapping[str, Any], facts: ModelFacts, weights: dict[st
 
 
 class AtomicCheckpoints(CheckpointIO):
-    """Writes Lightning's checkpoints atomically, and none whose weights are not finite."""
+    """Writes Lightning's checkpoints atomically, and none whose weights are not finite.
+
+    Paths in the callbacks' states are kept relative to the run's folder, which may be moved.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder.resolve())  # as ModelCheckpoint keeps its own paths
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if Path(path).name.startswith("hpc_ckpt_"):
@@ -179,13 +198,25 @@ class AtomicCheckpoints(CheckpointIO):
             rates = [group["lr"] for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
             raise Diverged("a weight is not finite", checkpoint["global_step"], rates)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save(checkpoint | {"digits_format": FORMAT}, Path(path))
+        states = _replaced(checkpoint["callbacks"], self.folder, RUN_FOLDER)
+        save(checkpoint | {"callbacks": states, "digits_format": FORMAT}, Path(path))
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> Any:
-        return load(path)
+        checkpoint = load(path)
+        return checkpoint | {"callbacks": _replaced(checkpoint["callbacks"], RUN_FOLDER, self.folder)}
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def _replaced(state: Any, old: str, new: str) -> Any:
+    """A callback's state with another folder at the start of the paths in it."""
+    if isinstance(state, dict):
+        return {_replaced(key, old, new): _replaced(value, old, new) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_replaced(value, old, new) for value in state]
+    inside = isinstance(state, str) and (state == old or state.startswith(f"{old}{os.sep}"))
+    return f"{new}{state[len(old) :]}" if inside else state
 
 
 def _problem(content: Any) -> str | None:
@@ -243,3 +274,28 @@ def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is list:
         return type(value) is list and all(type(item) in get_args(kind) for item in value)
     return type(value) in (get_args(kind) or (kind,))
+
+
+def open_all(paths: str | Sequence[str] | None, log_dir: str) -> list[Checkpoint]:
+    """The checkpoints to evaluate together.
+
+    Args:
+        paths: of a checkpoint or a run's folder, or of several; None: the newest run's.
+        log_dir: where the runs are.
+
+    Raises:
+        UserError: if there is none, one is there twice, or they have no test images in common.
+    """
+    from digits.data.restore import check_one_test_set
+
+    given: list[Any] = [paths] if isinstance(paths, str) or paths is None else list(paths)
+    if not given or not all(isinstance(path, str | None) for path in given):
+        raise UserError(
+            f"ckpt_path={paths}: give a checkpoint or a run's folder, or several: ckpt_path=[a.ckpt,b.ckpt]"
+        )
+    checkpoints = [Checkpoint.open(path or newest_checkpoint(log_dir)) for path in given]
+    opened = {str(checkpoint.path): checkpoint.settings["data"] for checkpoint in checkpoints}
+    if len(opened) < len(checkpoints):
+        raise UserError("ckpt_path has the same checkpoint twice: it would only count double")
+    check_one_test_set(opened)
+    return checkpoints

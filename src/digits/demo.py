@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from digits.command import check_overrides, command
+from digits.command import command
 from digits.errors import UserError
 from digits.validation import FilePath, Settings, read_settings
 
@@ -69,13 +69,12 @@ class DemoSettings(Settings):
     log_dir: FilePath
 
 
-@command("demo")
+@command("demo", keeps_run=False)
 def main(cfg: DictConfig) -> None:
     """Serves the page until Ctrl-C."""
-    check_overrides(cfg)
     settings = read_settings(DemoSettings, cfg)
     with listen(settings.host, settings.port) as listener:
-        from digits.pictures.reader import newest_checkpoint
+        from digits.runs.run import newest_checkpoint
 
         path = settings.ckpt_path or newest_checkpoint(settings.log_dir)
         log.info("model: %s%s", path, "" if settings.ckpt_path else f", the newest under {settings.log_dir}")
@@ -152,7 +151,7 @@ def open_classifier(path: Path) -> "ImageClassifier":
     """
     from digits.pictures.reader import load_classifier, onnx_classifier
 
-    if path.suffix != ".ckpt":
+    if path.suffix in (".onnx", ".pth"):
         return load_classifier(path)
     log.info("converting it to ONNX; an exported best.onnx starts at once (python -m digits.export)")
     from digits.checkpoints import Checkpoint

@@ -1,24 +1,21 @@
 """Draws on which pixels an answer rests:  python -m digits.explain images=photo.png ckpt_path=..."""
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from digits.atomic import atomic_write
-from digits.command import check_overrides, command
+from digits.command import command
 from digits.errors import UserError
 from digits.pictures.answers import ImagePaths, output_names, read_files, report_failures
-from digits.runs.record import RunRecord
 from digits.validation import FilePath, Settings, read_settings
 
 if TYPE_CHECKING:
     from torch import nn
 
     from digits.networks import RawPixels
+    from digits.runs.run import Run
 
 log = logging.getLogger(__name__)
 METHODS = {"integrated_gradients": "integrated gradients", "grad_cam": "Grad-CAM"}
@@ -34,46 +31,41 @@ class ExplainSettings(Settings):
 
 
 @command("explain")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, run: "Run") -> None:
     """Leaves a folder with a figure for each file: the digit, what speaks for the answer and for the runner-up."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with RunRecord(folder) as record:
-        record.save_config(cfg)
-        check_overrides(cfg)
-        settings = read_settings(ExplainSettings, cfg)
+    settings = read_settings(ExplainSettings, cfg)
 
-        from digits import figures
-        from digits.checkpoints import Checkpoint
-        from digits.networks import RawPixels
-        from digits.pictures.reader import newest_checkpoint, torch_classifier
+    from digits import figures
+    from digits.checkpoints import Checkpoint
+    from digits.networks import RawPixels
+    from digits.pictures.reader import torch_classifier
+    from digits.runs.run import newest_checkpoint
 
-        checkpoint = Checkpoint.open(settings.ckpt_path or newest_checkpoint(settings.log_dir))
-        network, facts = checkpoint.network(), checkpoint.facts
-        classifier = torch_classifier(network, facts)
-        model = RawPixels(network, facts.mean, facts.std).float().eval()
-        log.info("model:  %s, trained on %s", checkpoint.path, facts.dataset)
-        record.update(ckpt_path=str(checkpoint.path))
+    run.save_config(cfg)
+    checkpoint = Checkpoint.open(settings.ckpt_path or newest_checkpoint(settings.log_dir))
+    network, facts = checkpoint.network(), checkpoint.facts
+    classifier = torch_classifier(network, facts)
+    model = RawPixels(network, facts.mean, facts.std).float().eval()
+    log.info("model:  %s, trained on %s", checkpoint.path, facts.dataset)
+    run.update(ckpt_path=str(checkpoint.path))
 
-        answers = []
-        read = read_files(settings.images, lambda path: [classifier.predict(path)])
-        for answer, name in zip(read, output_names(settings.images), strict=True):
-            answers.append(answer)
-            for prediction in answer.predictions:
-                named = {
-                    prediction.label: prediction.probability,
-                    prediction.runner_up: prediction.runner_up_probability,
-                }
-                numbers = map(facts.class_names.index, named)
-                maps = [attribution(model, prediction.image, number, settings.method) for number in numbers]
-                title = f"{answer.path.name}: what speaks for and against, by {METHODS[settings.method]}"
-                with atomic_write(folder / f"{name}.png") as part:
-                    figures.explanation(prediction.image, named, maps, title).savefig(part, dpi=110)
-                log.info("%s: %s", answer.path, prediction)
-        record.update(
-            answers={str(one.path): str(one.predictions[0]) if one.predictions else one.error for one in answers}
-        )
-        log.info("saved:  %s", folder)
-        report_failures(answers)
+    answers = []
+    read = read_files(settings.images, lambda path: [classifier.predict(path)])
+    for answer, name in zip(read, output_names(settings.images), strict=True):
+        answers.append(answer)
+        for prediction in answer.predictions:
+            named = {
+                prediction.label: prediction.probability,
+                prediction.runner_up: prediction.runner_up_probability,
+            }
+            numbers = map(facts.class_names.index, named)
+            maps = [attribution(model, prediction.image, number, settings.method) for number in numbers]
+            title = f"{answer.path.name}: what speaks for and against, by {METHODS[settings.method]}"
+            run.save_figure(name, figures.explanation(prediction.image, named, maps, title))
+            log.info("%s: %s", answer.path, prediction)
+    run.update(answers={str(one.path): str(one.predictions[0]) if one.predictions else one.error for one in answers})
+    log.info("saved:  %s", run.folder)
+    report_failures(answers)
 
 
 def attribution(model: "RawPixels", image: np.ndarray, label: int, method: str = "integrated_gradients") -> np.ndarray:

@@ -16,11 +16,12 @@ from omegaconf import DictConfig
 from pydantic import model_validator
 
 from digits.atomic import atomic_write
-from digits.command import check_overrides, command
+from digits.command import command
 from digits.errors import UserError
 from digits.model_facts import ModelFacts
 from digits.onnx_model import BATCH, calibration_images, quantized, to_onnx, with_example
-from digits.pictures.reader import load_classifier, newest_checkpoint, onnx_classifier, torch_classifier
+from digits.pictures.reader import load_classifier, onnx_classifier, torch_classifier
+from digits.runs.run import newest_checkpoint
 from digits.validation import FilePath, Settings, read_settings
 
 if TYPE_CHECKING:
@@ -60,10 +61,9 @@ class ExportSettings(Settings):
         return self
 
 
-@command("export")
+@command("export", keeps_run=False)
 def main(cfg: DictConfig) -> None:
     """Writes a checkpoint's network in another format, once what was written gives the checkpoint's answers."""
-    check_overrides(cfg)
     settings = read_settings(ExportSettings, cfg)
     suffix = f".int8{SUFFIXES['onnx']}" if settings.quantize else SUFFIXES[settings.format]
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from pydantic import model_validator
 
 from digits.atomic import atomic_write
-from digits.command import check_overrides, command
+from digits.command import command
 from digits.pictures.answers import Answer, ImagePaths, output_names, read_files, report_failures
 from digits.validation import FilePath, Settings, read_settings
 
@@ -41,14 +41,14 @@ class PredictSettings(Settings):
         return self
 
 
-@command("predict")
+@command("predict", keeps_run=False)
 def main(cfg: DictConfig) -> None:
     """Prints a table; a file that cannot be read gets its line, and the others their answers."""
-    check_overrides(cfg)
     settings = read_settings(PredictSettings, cfg)
 
     from digits.console import as_text
-    from digits.pictures.reader import load_classifier, newest_checkpoint
+    from digits.pictures.reader import load_classifier
+    from digits.runs.run import newest_checkpoint
 
     checkpoint = settings.ckpt_path or newest_checkpoint(settings.log_dir)
     classifier = load_classifier(checkpoint)

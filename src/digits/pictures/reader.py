@@ -179,15 +179,3 @@ def onnx_classifier(model: bytes | Path) -> ImageClassifier:
         return answer
 
     return ImageClassifier(logits, facts)
-
-
-def newest_checkpoint(logs: str | Path = "logs") -> Path:
-    """The best checkpoint of the newest training under a folder of logs.
-
-    Raises:
-        UserError: if there is none.
-    """
-    found = sorted(Path(logs).glob("train/**/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f"there is no checkpoint under {logs}/train. Train one: python train.py; or give ckpt_path=...")
-    return found[-1]
