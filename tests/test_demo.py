@@ -426,7 +426,7 @@ def test_takes_the_newest_checkpoint_and_says_so(command: Command, served: list[
         best = folder / "checkpoints" / "best.ckpt"
         best.parent.mkdir(parents=True)
         best.touch()
-        (folder / "metrics.json").write_text('{"best_checkpoint": "checkpoints/best.ckpt"}')
+        (folder / "metrics.json").write_text('{"status": "completed", "best_checkpoint": "checkpoints/best.ckpt"}')
         (folder / "config.yaml").touch()
         os.utime(folder / "config.yaml", (time.time() - age,) * 2)
     outcome = command("digits.demo", "port=0")

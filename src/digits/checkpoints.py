@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from digits import networks
 from digits.archive import WANTED, load, read_extra, save
+from digits.data.settings import TrainedData
 from digits.errors import Diverged, UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.runs.run import Run, newest_checkpoint
+from digits.validation import problem_of
 
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
@@ -30,21 +32,6 @@ NETWORKS = f"{networks.__name__}."
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 PREFIX = "network."  # of the network's weights among those of the LightningModule
-DATA_SETTINGS = {
-    "dataset": str,
-    "root": str,
-    "subset": str | None,
-    "split_seed": int,
-    "val_size": int,
-    "test_size": int | float | None,
-    "folds": int | None,
-    "fold": int,
-    "image_size": int,
-    "channels": int,
-    "mean": list[float],
-    "std": list[float],
-    "class_names": list[str],
-}
 
 
 @dataclass(frozen=True)
@@ -245,14 +232,8 @@ def _has_settings(checkpoint: Any) -> bool:
         case {
             "state_dict": dict(weights),
             "hyper_parameters": {"model": dict(), "data": dict(data), "precision": str()},
-        } if data.keys() == DATA_SETTINGS.keys() and all(
-            _fits(data[name], kind) for name, kind in DATA_SETTINGS.items()
-        ):
-            try:
-                ModelFacts.of(data)
-            except ValidationError:
-                return False
-            return _are_weights(weights)
+        }:
+            return problem_of(TrainedData, data, "data") is None and _are_weights(weights)
     return False
 
 
@@ -267,13 +248,6 @@ def _is_plain(value: Any) -> bool:
         return False
     stored = value.untyped_storage().nbytes() // value.element_size()
     return value.numel() <= stored and bool(not value.is_floating_point() or value.isfinite().all())
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is exactly of a type like `int`, `int | None` or `list[int]`."""
-    if get_origin(kind) is list:
-        return type(value) is list and all(type(item) in get_args(kind) for item in value)
-    return type(value) in (get_args(kind) or (kind,))
 
 
 def open_all(paths: str | Sequence[str] | None, log_dir: str) -> list[Checkpoint]:
