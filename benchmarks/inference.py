@@ -26,7 +26,8 @@ from digits.export import calibration_images, quantized, to_onnx
 from digits.hardware import describe_device
 from digits.model_facts import ModelFacts
 from digits.networks import RawPixels
-from digits.pictures.reader import newest_checkpoint, onnx_classifier, torch_classifier
+from digits.pictures.reader import onnx_classifier, torch_classifier
+from digits.runs.run import newest_checkpoint
 
 Logits = Callable[[np.ndarray], np.ndarray]
 

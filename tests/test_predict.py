@@ -1,27 +1,19 @@
-"""python -m digits.predict, and load_classifier in Python: users' pictures are read, whatever is among them."""
+"""python -m digits.predict: users' pictures are read, whatever is among them."""
 
 import csv
 import json
 import os
-import pickle
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import PROJECT, Command
+from conftest import Command
 from PIL import Image
 
 from digits import load_classifier
-from digits.checkpoints import Checkpoint
 from digits.data import DigitsDataModule
-from digits.errors import UserError
-from digits.model_facts import ModelFacts
-from digits.networks import CNN
 from digits.predict import image_paths, names_for
 
 
@@ -196,63 +188,6 @@ def test_no_folder_is_left(command: Command, checkpoint: Path, scans: Path, tmp_
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_three_lines_of_python(checkpoint: Path, scans: Path) -> None:
-    program = f"""
-from digits import load_classifier
-classifier = load_classifier({str(checkpoint)!r})
-print(classifier.predict({str(scans / "1.png")!r}))
-"""
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT)
-    assert answer.stdout.startswith("1 (")
-    assert answer.stderr == ""
-
-
-def test_images_in_the_networks_form_get_the_networks_answer(checkpoint: Path, sample: DigitsDataModule) -> None:
-    images = sample.splits.test.images[:50]
-    opened = Checkpoint.open(checkpoint)
-    network = opened.network().eval()
-    with torch.inference_mode():
-        expected = network((images / 255 - 0.1307) / 0.3081).softmax(dim=1).numpy()
-    assert load_classifier(checkpoint).probabilities(images.numpy()) == pytest.approx(expected, abs=1e-5)
-
-
-def test_plain_weights(trained: Path, checkpoint: Path, sample: DigitsDataModule, tmp_path: Path) -> None:
-    images = sample.splits.test.images[:50].numpy()
-    expected = load_classifier(checkpoint).probabilities(images)
-    assert load_classifier(trained / "mnist_cnn_model.pth").probabilities(images) == pytest.approx(expected, abs=1e-6)
-    torch.save(CNN(channels=[8, 8, 8]).state_dict(), tmp_path / "small.pth")
-    assert load_classifier(tmp_path / "small.pth", CNN(channels=[8, 8, 8])).probabilities(images).shape == (50, 10)
-    with pytest.raises(UserError, match=r"small\.pth: no weights of CNN.*network=CNN"):
-        load_classifier(tmp_path / "small.pth")
-    with pytest.raises(UserError, match=r"none\.pth: no such file"):
-        load_classifier(tmp_path / "none.pth")
-    with pytest.raises(UserError, match="a checkpoint brings its own"):
-        load_classifier(checkpoint, CNN())
-
-
-class Payload:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("name", ["bad.ckpt", "bad.pth", "bad.onnx"])
-def test_a_payload_is_refused_and_not_run(name: str, tmp_path: Path) -> None:
-    touched = tmp_path / "touched"
-    torch.save({"state_dict": Payload(touched)}, tmp_path / "bad.zip")
-    (tmp_path / name).write_bytes((tmp_path / "bad.zip").read_bytes())
-    with pytest.raises(UserError, match=name):
-        load_classifier(tmp_path / name)
-    (tmp_path / name).write_bytes(pickle.dumps(Payload(touched)))
-    with pytest.raises(UserError, match=name):
-        load_classifier(tmp_path / name)
-    assert not touched.exists()
-    torch.load(tmp_path / "bad.zip", weights_only=False)  # it is a payload indeed
-    assert touched.exists()
-
-
 def test_names() -> None:
     paths = [Path("a/1.png"), Path("b/1.jpg"), Path("2.png")]
     assert names_for(paths) == ["0001_1", "0002_1", "0003_2"]
@@ -266,9 +201,3 @@ def test_paths(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert image_paths(str(scans / "odd [1].png")) == [scans / "odd [1].png"]
     monkeypatch.chdir(scans.parent)
     assert image_paths("**/[12].png") == [Path("scans/1.png"), Path("scans/2.png")]
-
-
-def test_facts_travel_as_json() -> None:
-    facts = ModelFacts("mnist", ["a", "ü"], 28, 1, [0.1], [0.2])
-    assert ModelFacts(**json.loads(facts.to_json())) == facts
-    assert not facts.are_digits

@@ -3,6 +3,7 @@
 import io
 import pickletools
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,25 @@ CALLED = {
     f"torch.{kind}Storage"
     for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 }
+EXTRA = "archive/extra/"  # beside what torch reads of its archive
+MOST_EXTRA_BYTES = 2**20
 WANTED = "Give a best.ckpt or last.ckpt that train.py wrote"
 
 
-def save(content: Any, path: Path) -> None:
-    """`torch.save`, whole or not at all."""
+def save(content: Any, path: Path, extra: Mapping[str, str] | None = None) -> None:
+    """`torch.save`, atomically.
+
+    Args:
+        content: what `torch.load` gives back.
+        path: of the file.
+        extra: texts by their names, which `torch.load` does not see and `read_extra` gives back.
+    """
     buffer = io.BytesIO()  # torch's own writer says of a full disk only that it failed
     torch.save(content, buffer)
+    if extra:
+        with zipfile.ZipFile(buffer, "a") as archive:  # stored without compression, as all in it
+            for name, text in extra.items():
+                archive.writestr(zipfile.ZipInfo(EXTRA + name), text)  # a date of its own would change the bytes
     with atomic_write(path) as part:
         part.write_bytes(buffer.getbuffer())
 
@@ -49,6 +62,15 @@ def load(path: str | Path) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # what is in it can break the unpickler anywhere
         raise UserError(f"{path}: no checkpoint: its content cannot be read ({type(error).__name__})") from error
+
+
+def read_extra(path: str | Path, name: str) -> bytes | None:
+    """A text that `save` put beside the content, up to 1 MiB; None if there is none. `load` checks the file first."""
+    with zipfile.ZipFile(path) as archive:
+        if EXTRA + name not in archive.namelist():
+            return None
+        with archive.open(EXTRA + name) as file:
+            return file.read(MOST_EXTRA_BYTES)
 
 
 def _damage(content: bytes) -> str | None:

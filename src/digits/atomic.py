@@ -1,4 +1,4 @@
-"""Files that are whole or absent: neither a crash nor a full disk leaves half of one under its name."""
+"""Atomic writes: neither a crash nor a full disk leaves half of a file under its name."""
 
 import errno
 import os
@@ -14,12 +14,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Hands out a temporary name to write to, in the same folder; what was written there then takes the path's place.
+    """Writes atomically: yields a temporary path in the same folder that replaces `path` on success.
 
     Raises:
-        UserError: if there is no room left; what had that name before stays.
+        UserError: if the disk is full; a file that had the name before stays.
     """
-    part = path.with_name(f".{os.getpid()}.{path.name}")  # with its suffix, by which some writers go
+    part = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which some writers choose a format
     try:
         yield part
         with part.open("rb") as file:
@@ -27,11 +27,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         if error.errno not in FULL:
-            raise OSError(error.errno, error.strerror, str(path)) from error  # the temporary name tells nobody anything
+            raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary name
         free = shutil.disk_usage(path.parent).free / 2**20
         raise UserError(
             f"{path}: no room to write it ({error.strerror}; {free:,.1f} MiB are free). Make room, and start again"
-            " (training goes on with resume=<the run's folder>)"
+            " (training resumes with resume=<the run's folder>)"
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Removes the temporary files of a killed process."""
+    for folder in folders:
+        for part in folder.glob(".[0-9]*.*"):
+            part.unlink(missing_ok=True)

@@ -5,6 +5,12 @@ from collections import OrderedDict
 from torch import nn
 
 
-def sequence(**steps: nn.Module) -> nn.Sequential:
-    """The steps one after the other, each under its name: what a config can build and a command line reach into."""
-    return nn.Sequential(OrderedDict(steps))
+class Steps(nn.Sequential):
+    """The steps one after the other, each under its name: a command line can reach into them.
+
+    Args:
+        steps: modules on images (B, C, H, W) in [0, 1].
+    """
+
+    def __init__(self, **steps: nn.Module) -> None:
+        super().__init__(OrderedDict(steps))

@@ -1,29 +1,31 @@
-"""Callbacks: when to log, draw and save."""
+"""Callbacks: when to log, draw and save. What a run keeps goes through its Run."""
 
 import csv
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 from torch import Tensor
 
-from digits import figures, report
-from digits.analysis import confident_mistakes, misclassification
+from digits import figures, hardware, report
+from digits.analysis import Mistakes, confident_mistakes, misclassification
 from digits.atomic import atomic_write
 from digits.classifier import Classifier
 from digits.data.module import data_of
+from digits.loggers import log_picture
+from digits.metrics import plain
+from digits.runs.checkpointing import best_checkpoint
+from digits.runs.model_card import model_card
+from digits.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +47,15 @@ class ProgressBar(TQDMProgressBar):
 
 
 class History(Callback):
-    """Logs one line an epoch, keeps `metrics.csv` (a row an epoch) up to date and draws the training curves.
+    """Logs one line per epoch, keeps `metrics.csv` (one row per epoch) up to date and draws the training curves.
 
     Args:
-        folder: the run's folder.
+        run: the run.
+        draw: whether to draw.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, run: Run, draw: bool = True) -> None:
+        self.run, self.draw = run, draw
         self.rows: list[dict[str, float]] = []
         self._start = self._lr = 0.0
         self._measured: tuple[str, ...] = ()
@@ -70,7 +73,7 @@ class History(Callback):
         metrics = sorted(trainer.callback_metrics.items())
         row = {
             "epoch": trainer.current_epoch + 1,
-            **report.plain({name: value for name, value in metrics if name.startswith(self._measured)}),
+            **plain({name: value for name, value in metrics if name.startswith(self._measured)}),
             "lr": self._lr,
             "seconds": round(time.perf_counter() - self._start, 3),
         }
@@ -85,26 +88,32 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self._lr = state_dict["rows"], state_dict["lr"]
         self._start = time.perf_counter() - state_dict["seconds"]
-        self._measured = ("train/",)  # amid an epoch; at its start this comes anew
+        self._measured = ("train/",)  # during an epoch; at its start this is set again
 
     def _write(self) -> None:
         # Rows may differ: with check_val_every_n_epoch=2 every other one has no validation.
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with atomic_write(self.folder / "metrics.csv") as part, part.open("w", newline="") as file:
+        with atomic_write(self.run.folder / "metrics.csv") as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=columns)
             writer.writeheader()
             writer.writerows(self.rows)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero and self.rows:
-            scored = [row for row in self.rows if "val/acc" in row]
-            best = int(max(scored, key=lambda row: row["val/acc"])["epoch"]) if scored else None
-            figure = figures.training_curves(self.rows, best, data_of(trainer).title)
-            _save(trainer, self.folder, "training_curves", figure)
+        self.run.update(epochs=len(self.rows), train_seconds=round(sum(row["seconds"] for row in self.rows), 2))
+        if not self.rows:
+            log.warning("NOT TRAINED: no epoch was run; what follows is about the initial weights")
+        elif trainer.is_global_zero and self.draw:
+            figure = figures.training_curves(self.rows, self._best(trainer), data_of(trainer).title)
+            _keep_figure(self.run, trainer, "training_curves", figure)
 
-    def row(self, epoch: int) -> dict[str, float]:
-        """What was measured in an epoch, counted from 1; empty if it is not known."""
-        return next((row for row in self.rows if row["epoch"] == epoch), {})
+    def _best(self, trainer: L.Trainer) -> tuple[str, int] | None:
+        """The metric of the best checkpoint and its epoch; None where that was validated during an epoch, or is none."""
+        best = best_checkpoint(trainer)
+        if best is None or best.monitor is None or best.best_model_score is None:
+            return None
+        score = plain({best.monitor: best.best_model_score})
+        epochs = [int(row["epoch"]) for row in self.rows if score.items() <= row.items()]
+        return (best.monitor, epochs[0]) if epochs else None
 
 
 class Throughput(Callback):
@@ -147,16 +156,17 @@ class DataFigures(Callback):
     """Draws five random training images and the class distribution when training starts.
 
     Args:
-        folder: the run's folder.
+        run: the run.
         images: how many images to show.
+        draw: whether to draw.
     """
 
-    def __init__(self, folder: str, images: int = 5) -> None:
-        self.folder = Path(folder)
+    def __init__(self, run: Run, images: int = 5, draw: bool = True) -> None:
+        self.run, self.draw = run, draw
         self.images = images
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not (trainer.is_global_zero and self.draw):
             return
         data = data_of(trainer)
         train = data.splits.train
@@ -165,29 +175,29 @@ class DataFigures(Callback):
         images, target = train.__getitems__(chosen[: self.images])
         labels = [data.class_names[i] for i in target]
         figure = figures.sample_images(images.numpy(), labels, data.title)
-        _save(trainer, self.folder, "sample_images", figure)
+        _keep_figure(self.run, trainer, "sample_images", figure)
         counts = report.class_counts(data.splits, data.num_classes)
         figure = figures.class_distribution(counts, data.class_names, data.title)
-        _save(trainer, self.folder, "class_distribution", figure)
+        _keep_figure(self.run, trainer, "class_distribution", figure)
 
 
 class TestReport(Callback):
     """Reports a test: the text, the confusion matrix and the most confident mistakes, drawn and listed.
 
     Writes `confusion_matrix.png`, `misclassified.png`, `misclassified.csv` and `predictions.npz`: `index` of each
-    image in the data set, `target` and `probabilities` (N, num_classes). `facts` goes into the run's record.
+    image in the data set, `target` and `probabilities` (N, num_classes). The figures go into the run's record.
 
     Args:
-        folder: the run's folder.
+        run: the run.
         images: how many mistakes to draw.
+        draw: whether to draw.
     """
 
     __test__ = False  # no pytest class, in spite of its name
 
-    def __init__(self, folder: str | Path, images: int = 25) -> None:
-        self.folder = Path(folder)
+    def __init__(self, run: Run, images: int = 25, draw: bool = True) -> None:
+        self.run, self.draw = run, draw
         self.images = images
-        self.facts: dict[str, Any] = {}
         self._batches: list[Mapping[str, Tensor]] = []
 
     def on_test_batch_end(
@@ -204,46 +214,87 @@ class TestReport(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
+        if not self._batches:
+            log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
+            return
         data = data_of(trainer)
         logits, target = (torch.cat([batch[name] for batch in self._batches]) for name in ("logits", "target"))
         self._batches.clear()
         logits, target = _all_in_order(trainer, logits, target)
         confusion = pl_module.confusion["test"].cpu().numpy()
         analysis = misclassification(confusion, data.class_names)
-        self.facts = {"confusion_matrix": confusion.tolist(), "misclassification": asdict(analysis)}
+        tested = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+        facts = {"confusion_matrix": confusion.tolist(), "misclassification": asdict(analysis)}
+        self.run.update(**plain(tested), **facts)
         if not trainer.is_global_zero:
             return
-        log.info("\n%s\n", report.evaluation(trainer.callback_metrics, analysis, data.title))
-
-        tested = f"{data.title} test set, {analysis.total:,} images"
-        accuracy = f"{trainer.callback_metrics['test/acc']:.2%} correct"
-        figure = figures.confusion_matrix(confusion, data.class_names, f"{tested}: {accuracy}")
-        _save(trainer, self.folder, "confusion_matrix", figure)
+        log.info("\n%s\n", report.evaluation(tested, analysis, data.title))
 
         probabilities = logits.softmax(dim=1).numpy()
         index = data.splits.test.index[: len(target)].numpy()  # fewer than all with trainer.limit_test_batches
-        with atomic_write(self.folder / "predictions.npz") as part:
+        with atomic_write(self.run.folder / "predictions.npz") as part:
             np.savez_compressed(part, index=index, target=target.numpy(), probabilities=probabilities)
         wrong = confident_mistakes(probabilities, target.numpy())
-        with atomic_write(self.folder / "misclassified.csv") as part, part.open("w", newline="") as file:
+        self._list(wrong, data.class_names)
+        if self.draw:
+            title = f"{data.title} test set, {analysis.total:,} images"
+            accuracy = f"{tested['test/acc']:.2%} correct"
+            figure = figures.confusion_matrix(confusion, data.class_names, f"{title}: {accuracy}")
+            _keep_figure(self.run, trainer, "confusion_matrix", figure)
+            shown = slice(self.images)
+            figure = figures.mistakes(
+                data.splits.test.images[wrong.index[shown]].numpy(),
+                [data.class_names[i] for i in wrong.target[shown]],
+                [data.class_names[i] for i in wrong.pred[shown]],
+                wrong.probability[shown],
+                wrong.index[shown],
+                f"The most confident of {analysis.errors:,} mistakes ({title})",
+            )
+            _keep_figure(self.run, trainer, "misclassified", figure)
+
+    def _list(self, wrong: Mistakes, class_names: Sequence[str]) -> None:
+        with atomic_write(self.run.folder / "misclassified.csv") as part, part.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["test_index", "target", "pred", "probability"])
             for index, t, p, probability in zip(wrong.index, wrong.target, wrong.pred, wrong.probability, strict=True):
-                writer.writerow([index, data.class_names[t], data.class_names[p], f"{probability:.6f}"])
-        shown = slice(self.images)
-        figure = figures.mistakes(
-            data.splits.test.images[wrong.index[shown]].numpy(),
-            [data.class_names[i] for i in wrong.target[shown]],
-            [data.class_names[i] for i in wrong.pred[shown]],
-            wrong.probability[shown],
-            wrong.index[shown],
-            f"The most confident of {analysis.errors:,} mistakes ({tested})",
-        )
-        _save(trainer, self.folder, "misclassified", figure)
+                writer.writerow([index, class_names[t], class_names[p], f"{probability:.6f}"])
+
+
+class Advice(Callback):
+    """Adds to an error what the user can do about it; `digits.messages` shows that in place of a traceback."""
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if hardware.is_out_of_memory(exception, trainer.strategy.root_device):
+            data = data_of(trainer)
+            batch_size = data.batch_size if trainer.training else None
+            advice = hardware.memory_advice(batch_size, data.eval_batch_size, trainer.accumulate_grad_batches)
+            device = hardware.describe_device(trainer.strategy.root_device)
+            exception.add_note(f"{advice[0]}: out of memory on {device}. Give {advice[1]}")
+        started = getattr(trainer.strategy.launcher, "procs", [])  # by Lightning, beside this one
+        if isinstance(exception, RuntimeError) and any(process.poll() for process in started):
+            exception.add_note(
+                "another process of this run died; its own output says why. Resume with resume=<the run's folder>"
+            )
+
+
+class ModelCard(Callback):
+    """Writes the card of the tested network, `MODEL_CARD.md`; the last of the callbacks, as it reads the record.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            with atomic_write(self.run.folder / "MODEL_CARD.md") as part:
+                part.write_text(model_card(self.run, data_of(trainer).class_names), encoding="utf-8")
 
 
 def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """What the processes found out about their shares of the test images, in the order of the images."""
+    """Gathers from all processes what they found for their shares of the test images, in the order of the images."""
     if trainer.world_size == 1:
         return logits, target
     shares: list[Any] = [None] * trainer.world_size
@@ -255,38 +306,6 @@ def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[T
     return logits[order], target[order]
 
 
-def _save(trainer: L.Trainer, folder: Path, name: str, figure: Figure) -> None:
+def _keep_figure(run: Run, trainer: L.Trainer, name: str, figure: Figure) -> None:
     """Writes a figure into the run's folder and into the loggers that take pictures."""
-    path = folder / f"{name}.png"
-    with atomic_write(path) as part:
-        figure.savefig(part, dpi=110)
-    for logger in trainer.loggers:
-        match logger:
-            case TensorBoardLogger():
-                # The picture itself: TensorBoard's add_figure would draw it a second time, for as long again.
-                logger.experiment.add_image(name, imread(path)[..., :3], trainer.global_step, dataformats="HWC")
-            case WandbLogger():
-                logger.log_image(name, [str(path)])
-            case MLFlowLogger():
-                logger.experiment.log_artifact(logger.run_id, str(path))
-
-
-def log_hyperparameters(trainer: L.Trainer, recipe: Mapping[str, Any], values: Mapping[str, float]) -> None:
-    """Gives the loggers the recipe, and the run's figures once they are known: those of the tested checkpoint.
-
-    They are logged under `best/...`: under their own names they would put a point into the epochs' curves.
-    """
-    shown = {
-        name: {key: value for key, value in part.items() if key != "_partial_"}  # Hydra's, not a setting
-        if isinstance(part, Mapping)
-        else part
-        for name, part in recipe.items()
-    }
-    best = {f"best/{name}": value for name, value in values.items()}
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(shown, best)  # both at once: what its HPARAMS tab shows
-        else:
-            logger.log_hyperparams(shown)
-            logger.log_metrics(best)
-            logger.save()
+    log_picture(trainer, run.save_figure(name, figure))

@@ -5,26 +5,31 @@ its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, 
 which version of this project can read it.
 """
 
-import math
+import os
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor, nn
 
 from digits import networks
-from digits.archive import WANTED, load, save
+from digits.archive import WANTED, load, read_extra, save
 from digits.errors import Diverged, UserError
 from digits.model_facts import ModelFacts
+from digits.runs.run import Run, newest_checkpoint
 
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
 
 FORMAT = 1  # raise it with each change after which older checkpoints no longer mean what they say
 NETWORKS = f"{networks.__name__}."
+DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
+RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 PREFIX = "network."  # of the network's weights among those of the LightningModule
 DATA_SETTINGS = {
     "dataset": str,
@@ -57,15 +62,17 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Opens a checkpoint. Nothing in the file is run.
+        """Opens a checkpoint, or the best one of a run's folder. Nothing in the file is run.
 
         Raises:
             UserError: if there is no such file, or it is not a checkpoint that this version of the project wrote.
         """
         path = Path(path).expanduser()
+        if path.is_dir():
+            path = Run(path).checkpoint or path
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "no such file"
-            raise UserError(f"{path}: {what}. A run keeps its checkpoints in logs/train/runs/<run>/checkpoints/")
+            what = "a folder, but no run's with a checkpoint" if path.is_dir() else "no such file"
+            raise UserError(f"{path}: {what}. Give a checkpoint or a run's folder: logs/train/runs/<run>")
         content = load(path)
         if problem := _problem(content):
             raise UserError(f"{path}: {problem}")
@@ -77,6 +84,11 @@ class Checkpoint:
         return self.content["hyper_parameters"]
 
     @property
+    def figures(self) -> dict[str, float]:
+        """What validation found for these very weights; empty where they were not validated."""
+        return self.content.get("figures", {})
+
+    @property
     def facts(self) -> ModelFacts:
         return ModelFacts.of(self.settings["data"])
 
@@ -86,32 +98,12 @@ class Checkpoint:
         Raises:
             UserError: if it names no network of `digits.networks`, or its weights do not fit.
         """
-        settings = dict(self.settings["model"])
-        target = str(settings.pop("_target_", None))
-        # Only this project's own networks: a name in a file must not choose which code runs.
-        network_class = getattr(networks, target.removeprefix(NETWORKS), None) if target.startswith(NETWORKS) else None
-        ours = getattr(network_class, "__module__", None) == networks.__name__
-        if not (ours and isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-            raise UserError(f"{self.path}: there is no network {target} in {networks.__name__}")
         weights = {
             name.removeprefix(PREFIX): value
             for name, value in self.content["state_dict"].items()
             if name.startswith(PREFIX)
         }
-        facts = self.facts
-        try:
-            with torch.device("meta"):  # shapes alone: whatever sizes the settings name take no memory
-                network = network_class(**settings)
-                answer = network.eval()(torch.empty(1, facts.channels, facts.image_size, facts.image_size))
-                if answer.shape != (1, len(facts.class_names)):
-                    raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
-            network.train().load_state_dict(weights, assign=True)  # in the type that they were saved in
-        except Exception as error:  # settings of any kind can break a network anywhere
-            reason = textwrap.shorten(str(error), 300)
-            raise UserError(
-                f"{self.path}: its weights are of another architecture than its settings say ({target}): {reason}"
-            ) from error
-        return network
+        return _build_network(self.settings["model"], self.facts, weights, self.path)
 
     def data(self, **overrides: Any) -> "DigitsDataModule":
         """Loads the data that the network was trained on, or what the overrides ask for: see `digits.data.restore`."""
@@ -120,8 +112,87 @@ class Checkpoint:
         return restore_data(self.settings["data"], **overrides)
 
 
+class NetworkDescription(BaseModel):
+    """What a file of weights alone needs besides, to be read again: the network's settings and its facts."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    model: dict[str, JsonValue]
+    facts: ModelFacts
+
+
+def save_state_dict(network: nn.Module, model: Mapping[str, Any], facts: ModelFacts, path: Path) -> None:
+    """Writes a network's `state_dict`, which plain `torch.load` reads, and with it what `open_state_dict` needs.
+
+    Args:
+        network: with the weights to write.
+        model: its settings: `_target_` and its arguments, as plain types.
+        facts: about the network.
+        path: of the file.
+    """
+    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    description = NetworkDescription(model=dict(model), facts=facts)
+    save(weights, path, {DESCRIPTION: description.model_dump_json()})
+
+
+def open_state_dict(path: Path) -> tuple[nn.Module, ModelFacts]:
+    """Rebuilds the network, on the CPU, of a file that `save_state_dict` wrote. Nothing in the file is run.
+
+    Raises:
+        UserError: if the file is damaged, says nothing of its network, or something that does not fit its weights.
+    """
+    weights, text = load(path), read_extra(path, DESCRIPTION)
+    try:
+        described = text and NetworkDescription.model_validate_json(text)
+    except ValidationError:
+        described = None
+    if not described or not _are_weights(weights):
+        raise UserError(
+            f"{path}: no weights with their network's settings, class names and normalisation, as train.py and"
+            " digits.export write them. Give the run's best.ckpt, or what the file lacks:"
+            " load_classifier(path, network=CNN(), facts=ModelFacts(...))"
+        )
+    return _build_network(described.model, described.facts, weights, path), described.facts
+
+
+def _build_network(model: Mapping[str, Any], facts: ModelFacts, weights: dict[str, Tensor], path: Path) -> nn.Module:
+    """Builds a network from its settings and gives it the weights.
+
+    Raises:
+        UserError: if the settings name no network of `digits.networks`, or the weights do not fit.
+    """
+    settings = dict(model)
+    target = str(settings.pop("_target_", None))
+    # Only this project's own networks: a name in a file must not choose which code runs.
+    network_class = getattr(networks, target.removeprefix(NETWORKS), None) if target.startswith(NETWORKS) else None
+    ours = getattr(network_class, "__module__", None) == networks.__name__
+    if not (ours and isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+        raise UserError(f"{path}: there is no network {target} in {networks.__name__}")
+    try:
+        with torch.device("meta"):  # shapes alone: whatever sizes the settings name take no memory
+            network = network_class(**settings)
+            answer = network.eval()(torch.empty(1, facts.channels, facts.image_size, facts.image_size))
+            if answer.shape != (1, len(facts.class_names)):
+                raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
+        network.train().load_state_dict(weights, assign=True)  # in the type that they were saved in
+    except Exception as error:  # settings of any kind can break a network anywhere
+        reason = textwrap.shorten(str(error), 300)
+        raise UserError(
+            f"{path}: its weights are of another architecture than its settings say ({target}): {reason}"
+        ) from error
+    return network
+
+
 class AtomicCheckpoints(CheckpointIO):
-    """Writes Lightning's checkpoints atomically, and none whose weights are not finite."""
+    """Writes Lightning's checkpoints atomically, and none whose weights are not finite.
+
+    Paths in the callbacks' states are kept relative to the run's folder, which may be moved.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder.resolve())  # as ModelCheckpoint keeps its own paths
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if Path(path).name.startswith("hpc_ckpt_"):
@@ -133,13 +204,25 @@ class AtomicCheckpoints(CheckpointIO):
             rates = [group["lr"] for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
             raise Diverged("a weight is not finite", checkpoint["global_step"], rates)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save(checkpoint | {"digits_format": FORMAT}, Path(path))
+        states = _replaced(checkpoint["callbacks"], self.folder, RUN_FOLDER)
+        save(checkpoint | {"callbacks": states, "digits_format": FORMAT}, Path(path))
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> Any:
-        return load(path)
+        checkpoint = load(path)
+        return checkpoint | {"callbacks": _replaced(checkpoint["callbacks"], RUN_FOLDER, self.folder)}
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def _replaced(state: Any, old: str, new: str) -> Any:
+    """A callback's state with another folder at the start of the paths in it."""
+    if isinstance(state, dict):
+        return {_replaced(key, old, new): _replaced(value, old, new) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_replaced(value, old, new) for value in state]
+    inside = isinstance(state, str) and (state == old or state.startswith(f"{old}{os.sep}"))
+    return f"{new}{state[len(old) :]}" if inside else state
 
 
 def _problem(content: Any) -> str | None:
@@ -171,16 +254,17 @@ def _has_settings(checkpoint: Any) -> bool:
         } if data.keys() == DATA_SETTINGS.keys() and all(
             _fits(data[name], kind) for name, kind in DATA_SETTINGS.items()
         ):
-            return (
-                data["channels"] in (1, 3)
-                and data["image_size"] > 0
-                and bool(data["class_names"])
-                and all(len(data[name]) in (1, data["channels"]) for name in ("mean", "std"))
-                and all(map(math.isfinite, data["mean"]))
-                and all(0 < value < math.inf for value in data["std"])
-                and all(isinstance(name, str) and _is_plain(value) for name, value in weights.items())
-            )
+            try:
+                ModelFacts.of(data)
+            except ValidationError:
+                return False
+            return _are_weights(weights)
     return False
+
+
+def _are_weights(content: Any) -> bool:
+    """Whether it is what a `state_dict` is."""
+    return isinstance(content, dict) and all(isinstance(name, str) and _is_plain(content[name]) for name in content)
 
 
 def _is_plain(value: Any) -> bool:
@@ -196,3 +280,28 @@ def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is list:
         return type(value) is list and all(type(item) in get_args(kind) for item in value)
     return type(value) in (get_args(kind) or (kind,))
+
+
+def open_all(paths: str | Sequence[str] | None, log_dir: str) -> list[Checkpoint]:
+    """The checkpoints to evaluate together.
+
+    Args:
+        paths: of a checkpoint or a run's folder, or of several; None: the newest run's.
+        log_dir: where the runs are.
+
+    Raises:
+        UserError: if there is none, one is there twice, or they have no test images in common.
+    """
+    from digits.data.restore import check_one_test_set
+
+    given: list[Any] = [paths] if isinstance(paths, str) or paths is None else list(paths)
+    if not given or not all(isinstance(path, str | None) for path in given):
+        raise UserError(
+            f"ckpt_path={paths}: give a checkpoint or a run's folder, or several: ckpt_path=[a.ckpt,b.ckpt]"
+        )
+    checkpoints = [Checkpoint.open(path or newest_checkpoint(log_dir)) for path in given]
+    opened = {str(checkpoint.path): checkpoint.settings["data"] for checkpoint in checkpoints}
+    if len(opened) < len(checkpoints):
+        raise UserError("ckpt_path has the same checkpoint twice: it would only count double")
+    check_one_test_set(opened)
+    return checkpoints

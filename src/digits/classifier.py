@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from digits.errors import Diverged, UserError
-from digits.metrics import metric_collection
+from digits.metrics import metric_collection, plain
 
 Batch = tuple[Tensor, Tensor]
 FINITE_CHECK_EVERY_N_STEPS = 50
@@ -78,6 +78,7 @@ class Classifier(L.LightningModule):
             metric_collection(stage, num_classes) for stage in ("train", "val", "test")
         )
         self._logged = False  # whether this epoch's metrics are: once is enough
+        self._validated: tuple[int, dict[str, float]] = (-1, {})  # after which step, with which figures
         self.confusion: dict[str, Tensor] = {}  # stage to (num_classes, num_classes): row target, column prediction
 
     def forward(self, images: Tensor) -> Tensor:
@@ -108,8 +109,19 @@ class Classifier(L.LightningModule):
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
 
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What validation found for the weights as they are; empty where a step was made since, or none was."""
+        step, figures = self._validated
+        return figures if step == self.global_step else {}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Those of the epoch so far, which a run that goes on amid an epoch needs.
+        checkpoint["figures"] = self.figures
+        # Those of the epoch so far, which a run that is resumed during an epoch needs.
         checkpoint["train_metrics"] = {name: metric.metric_state for name, metric in self._epoch_metrics().items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -151,18 +163,20 @@ class Classifier(L.LightningModule):
             return self(batch[0]).float()
 
     def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val", self.val_loss, self.val_metrics)
+        values = self._log_evaluation("val", self.val_loss, self.val_metrics)
+        self._validated = self.global_step, plain(values)
 
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test", self.test_loss, self.test_metrics)
 
-    def _log_evaluation(self, stage: str, mean_loss: MeanMetric, metrics: MetricCollection) -> None:
+    def _log_evaluation(self, stage: str, mean_loss: MeanMetric, metrics: MetricCollection) -> dict[str, Tensor]:
         values = {f"{stage}/loss": mean_loss.compute(), **metrics.compute()}
         self._check_finite(f"{stage}/loss", values[f"{stage}/loss"])
         self.confusion[stage] = values.pop(f"{stage}/confusion")
         self.log_dict(values)
         mean_loss.reset()
         metrics.reset()
+        return values
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self.make_optimizer is None or self.make_scheduler is None:

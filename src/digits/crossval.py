@@ -16,17 +16,17 @@ from statistics import mean, stdev
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from digits.atomic import atomic_write
 from digits.errors import UserError
-from digits.runs.remembered import plain_dict, read_config, read_record
-from digits.runs.sweeps import log_dir, quoted
+from digits.overrides import log_dir, project_file, quoted
+from digits.runs.run import Run
 
-TRAIN = Path(__file__).parents[2] / "train.py"
+TRAIN = project_file("train.py")
 MOST_FOLDS = 100  # each is a training
 PREDICTIONS = ("index", "target", "probabilities")  # of an image each
 METRICS = ("test/acc", "test/precision", "test/recall", "test/f1", "test/loss")
@@ -70,7 +70,7 @@ def cross_validate(words: list[str]) -> int:
             print(f"what is missing:  python -m digits.crossval resume_sweep={folder}", file=sys.stderr)
         return code
 
-    records = [read_record(folder / str(fold)) for fold in range(folds)]
+    records = [Run(folder / str(fold)).facts for fold in range(folds)]
     if not all(name in record for record in records for name in METRICS):
         raise UserError(f"{folder}: some folds were not tested, so there is nothing to say about them")
     predictions = _out_of_fold(folder, folds)
@@ -119,17 +119,10 @@ def _folds(words: list[str]) -> tuple[int, list[str]]:
 
 def _folds_of(folder: Path) -> int:
     """The number of folds of a cross-validation that is to go on."""
-    try:
-        overrides = plain_dict(read_config(folder / "multirun.yaml").hydra.overrides)["task"]
-        folds = int(next(word.partition("=")[2] for word in overrides if word.startswith("data.folds=")))
-        if not 2 <= folds <= MOST_FOLDS:
-            raise ValueError(f"{folds} folds")
-        return folds
-    except (
-        *(OSError, ValueError, OmegaConfBaseException),
-        *(AttributeError, KeyError, TypeError, StopIteration),
-    ) as error:
-        raise UserError(f"resume_sweep={folder}: not the folder of a cross-validation, logs/crossval/...") from error
+    folds = OmegaConf.select(Run(folder / "0").config, "data.folds")
+    if not isinstance(folds, int) or not 2 <= folds <= MOST_FOLDS:
+        raise UserError(f"resume_sweep={folder}: not the folder of a cross-validation, logs/crossval/...")
+    return folds
 
 
 def _out_of_fold(folder: Path, folds: int) -> dict[str, np.ndarray]:

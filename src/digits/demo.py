@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from digits.command import check_overrides, command
+from digits.command import command
 from digits.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,17 +56,16 @@ HEADERS = {
 log = logging.getLogger(__name__)
 
 
-@command("demo")
+@command("demo", keeps_run=False)
 def main(cfg: DictConfig) -> None:
     """Serves the page until Ctrl-C."""
-    check_overrides(cfg)
     for name in ("ckpt_path", "host"):
         if not isinstance(cfg[name], str) and not (name == "ckpt_path" and cfg[name] is None):
             raise UserError(f"{name}={cfg[name]}: give one, as text")
     with listen(cfg.host, cfg.port) as listener:
         import uvicorn
 
-        from digits.pictures.reader import newest_checkpoint
+        from digits.runs.run import newest_checkpoint
 
         path = Path(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
         log.info("model: %s%s", path, "" if cfg.ckpt_path else f", the newest under {cfg.log_dir}")

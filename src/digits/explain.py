@@ -1,75 +1,67 @@
 """Draws on which pixels an answer rests:  python -m digits.explain images=photo.png ckpt_path=..."""
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from digits.atomic import atomic_write
-from digits.command import check_overrides, command
+from digits.command import command
 from digits.errors import UserError
 from digits.predict import answer, image_paths, names_for, report_failures
-from digits.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from torch import nn
 
     from digits.networks import RawPixels
+    from digits.runs.run import Run
 
 log = logging.getLogger(__name__)
 METHODS = {"integrated_gradients": "integrated gradients", "grad_cam": "Grad-CAM"}
 
 
 @command("explain")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, run: "Run") -> None:
     """Leaves a folder with a picture for each file: the digit, what speaks for the answer and for the runner-up."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with RunRecord(folder) as record:
-        record.save_config(cfg)
-        check_overrides(cfg)
-        if cfg.method not in METHODS:
-            raise UserError(f"method={cfg.method}: there are {', '.join(METHODS)}")
-        paths = image_paths(cfg.images)
+    if cfg.method not in METHODS:
+        raise UserError(f"method={cfg.method}: there are {', '.join(METHODS)}")
+    paths = image_paths(cfg.images)
 
-        from tqdm import tqdm
+    from tqdm import tqdm
 
-        from digits import figures
-        from digits.checkpoints import Checkpoint
-        from digits.networks import RawPixels
-        from digits.pictures.reader import newest_checkpoint, torch_classifier
+    from digits import figures
+    from digits.checkpoints import Checkpoint
+    from digits.networks import RawPixels
+    from digits.pictures.reader import torch_classifier
+    from digits.runs.run import newest_checkpoint
 
-        checkpoint_path = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
-        checkpoint = Checkpoint.open(checkpoint_path)
-        network, facts = checkpoint.network(), checkpoint.facts
-        classifier = torch_classifier(network, facts)
-        model = RawPixels(network, facts.mean, facts.std).float().eval()
-        log.info("of:     %s, trained on %s", checkpoint_path, facts.dataset)
-        record.update(ckpt_path=checkpoint_path)
+    run.save_config(cfg)
+    checkpoint_path = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
+    checkpoint = Checkpoint.open(checkpoint_path)
+    network, facts = checkpoint.network(), checkpoint.facts
+    classifier = torch_classifier(network, facts)
+    model = RawPixels(network, facts.mean, facts.std).float().eval()
+    log.info("of:     %s, trained on %s", checkpoint_path, facts.dataset)
+    run.update(ckpt_path=checkpoint_path)
 
-        answers = []
-        for path, name in zip(tqdm(paths, unit="image", leave=False, disable=None), names_for(paths), strict=True):
-            answers.append(answer(path, lambda path: [classifier.predict(path)]))
-            if answers[-1].error:
-                continue
-            [prediction] = answers[-1].predictions
-            named = {
-                prediction.label: prediction.probability,
-                prediction.runner_up: prediction.runner_up_probability,
-            }
-            maps = [attribution(model, prediction.image, facts.class_names.index(label), cfg.method) for label in named]
-            title = f"{path.name}: what speaks for and against, by {METHODS[cfg.method]}"
-            figure = figures.explanation(prediction.image, named, maps, title)
-            with atomic_write(folder / f"{name}.png") as part:
-                figure.savefig(part, dpi=110)
-            log.info("%s: %s", path, prediction)
-        record.update(
-            answers={str(one.path): str(one.predictions[0] if one.predictions else one.error) for one in answers}
-        )
-        log.info("saved: %s", folder)
-        report_failures(answers)
+    answers = []
+    for path, name in zip(tqdm(paths, unit="image", leave=False, disable=None), names_for(paths), strict=True):
+        answers.append(answer(path, lambda path: [classifier.predict(path)]))
+        if answers[-1].error:
+            continue
+        [prediction] = answers[-1].predictions
+        named = {
+            prediction.label: prediction.probability,
+            prediction.runner_up: prediction.runner_up_probability,
+        }
+        maps = [attribution(model, prediction.image, facts.class_names.index(label), cfg.method) for label in named]
+        title = f"{path.name}: what speaks for and against, by {METHODS[cfg.method]}"
+        figure = figures.explanation(prediction.image, named, maps, title)
+        run.save_figure(name, figure)
+        log.info("%s: %s", path, prediction)
+    run.update(answers={str(one.path): str(one.predictions[0] if one.predictions else one.error) for one in answers})
+    log.info("saved: %s", run.folder)
+    report_failures(answers)
 
 
 def attribution(model: "RawPixels", image: np.ndarray, label: int, method: str = "integrated_gradients") -> np.ndarray:

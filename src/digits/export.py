@@ -11,21 +11,21 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig
 
 from digits.atomic import atomic_write
-from digits.command import check_overrides, command
+from digits.command import command
 from digits.errors import UserError
 from digits.model_facts import ModelFacts
-from digits.pictures.reader import load_classifier, newest_checkpoint, onnx_classifier, torch_classifier
+from digits.pictures.reader import load_classifier, onnx_classifier, torch_classifier
+from digits.runs.run import newest_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from digits.checkpoints import Checkpoint
     from digits.data import DigitsDataModule
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pth"}
@@ -38,10 +38,9 @@ Logits = Callable[[np.ndarray], np.ndarray]
 log = logging.getLogger(__name__)
 
 
-@command("export")
+@command("export", keeps_run=False)
 def main(cfg: DictConfig) -> None:
     """Writes a checkpoint's network in another format, once what was written gives the checkpoint's answers."""
-    check_overrides(cfg)
     if cfg.format not in SUFFIXES:
         raise UserError(f"format={cfg.format}: there is none. There are: {', '.join(SUFFIXES)}")
     if cfg.quantize and cfg.format != "onnx":
@@ -73,8 +72,8 @@ def main(cfg: DictConfig) -> None:
                 part.write_bytes(to_pt2(network, facts))
                 logits = _pt2_logits(part)
             case "state_dict":
-                part.write_bytes(to_pth(network))
-                logits = _pth_logits(part, checkpoint)
+                to_pth(network, checkpoint.settings["model"], facts, part)
+                logits = _pth_logits(part)
         name = "onnx int8" if cfg.quantize else cfg.format
         test.compare(name, logits, part.stat().st_size, answers_may_differ=cfg.quantize)
     log.info("saved:   %s", output)
@@ -181,13 +180,11 @@ def to_pt2(network: "nn.Module", facts: ModelFacts) -> bytes:
     return buffer.getvalue()
 
 
-def to_pth(network: "nn.Module") -> bytes:
-    """A network's `state_dict`, float32: for images normalised already."""
-    import torch
+def to_pth(network: "nn.Module", model: dict[str, Any], facts: ModelFacts, path: Path) -> None:
+    """Writes a network's `state_dict`, in float32; arguments as for `digits.checkpoints.save_state_dict`."""
+    from digits.checkpoints import save_state_dict
 
-    buffer = io.BytesIO()
-    torch.save(copy.deepcopy(network).float().cpu().state_dict(), buffer)
-    return buffer.getvalue()
+    save_state_dict(copy.deepcopy(network).float(), model, facts, path)
 
 
 def _with_example(network: "nn.Module", facts: ModelFacts) -> tuple["nn.Module", "Tensor"]:
@@ -214,14 +211,11 @@ def _pt2_logits(path: Path) -> Logits:
     return logits
 
 
-def _pth_logits(path: Path, checkpoint: "Checkpoint") -> Logits:
+def _pth_logits(path: Path) -> Logits:
     """Of a new network with the weights in the file."""
-    from digits.archive import load
-    from digits.checkpoints import PREFIX, Checkpoint
+    from digits.checkpoints import open_state_dict
 
-    weights = {f"{PREFIX}{name}": value for name, value in load(path).items()}
-    again = Checkpoint(path, checkpoint.content | {"state_dict": weights})
-    return torch_classifier(again.network(), again.facts).logits
+    return torch_classifier(*open_state_dict(path)).logits
 
 
 class _Test:

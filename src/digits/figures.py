@@ -52,12 +52,12 @@ def class_distribution(counts: Mapping[str, np.ndarray], class_names: Sequence[s
     return figure
 
 
-def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | None, dataset: str) -> Figure:
+def training_curves(history: Sequence[Mapping[str, float]], best: tuple[str, int] | None, dataset: str) -> Figure:
     """Draws loss and accuracy by epoch.
 
     Args:
         history: a mapping for each epoch: `epoch` from 1, and what there is of `{train,val}/{loss,acc}`.
-        best_epoch: the epoch, from 1, with the highest val/acc; marked if given.
+        best: a metric and the epoch, from 1, that is best by it; marked if given.
         dataset: for the title.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -69,8 +69,8 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | No
             points = [(row["epoch"], row[key]) for row in history if key in row]
             if points:
                 axes.plot(*zip(*points, strict=True), dash, color=colour, marker=marker, markersize=4, label=name)
-        if best_epoch is not None:
-            axes.axvline(best_epoch, color="0.45", linestyle=":", label=f"best by val/acc: epoch {best_epoch}")
+        if best:
+            axes.axvline(best[1], color="0.45", linestyle=":", label=f"best by {best[0]}: epoch {best[1]}")
         axes.set(xlabel="epoch", ylabel=label, title=label.capitalize())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if quantity == "acc":

@@ -2,15 +2,11 @@
 
 import math
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.memory import is_oom_error
 
-from digits.data import DigitsDataModule
 from digits.errors import UserError
 
 
@@ -81,32 +77,31 @@ def describe_device(device: torch.device, processes: int = 1) -> str:
     return name if processes == 1 else f"{processes} × {name}"
 
 
-@contextmanager
-def memory_advice(trainer: L.Trainer, data: DigitsDataModule) -> Iterator[None]:
-    """Has an error for want of memory say which batch was too large, and what would fit and train the same.
+def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
+    """Whether it is an error for want of memory. On Apple's chips only the memory itself tells."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or is_oom_error(error):
+        return True
+    full = device.type == "mps" and torch.mps.driver_allocated_memory() > 0.9 * torch.mps.recommended_max_memory()
+    return full and isinstance(error, RuntimeError)
 
-    Raises:
-        UserError: in place of that error.
+
+def memory_advice(batch_size: int | None, eval_batch_size: int, accumulate: int) -> tuple[str, str]:
+    """Which batch was too large for the memory, and what would fit and train the same.
+
+    Args:
+        batch_size: of training; None where the memory was too small in an evaluation.
+        eval_batch_size: of validation and test.
+        accumulate: batches whose gradients are accumulated for one step.
     """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or is_oom_error(error) or "out of memory" in str(error)):
-            raise
-        if not trainer.lightning_module.training:  # the trainer itself has forgotten its stage by now
-            size, way_out = f"data.eval_batch_size={data.eval_batch_size}", "a smaller one"
-        elif data.batch_size == 1:
-            size, way_out = "data.batch_size=1", "a smaller model=..."
-        else:
-            parts = next((n for n in range(2, 10) if data.batch_size % n == 0), 2)
-            size = f"data.batch_size={data.batch_size}"
-            way_out = (
-                f"data.batch_size={math.ceil(data.batch_size / parts)}"
-                f" trainer.accumulate_grad_batches={parts * trainer.accumulate_grad_batches}:"
-                f" each step is then over {'about ' if data.batch_size % parts else ''}as many images as now"
-            )
-        device = describe_device(trainer.strategy.root_device)
-        raise UserError(f"{size}: out of memory on {device}. Give {way_out}") from error
+    if batch_size is None:
+        return f"data.eval_batch_size={eval_batch_size}", "a smaller one"
+    if batch_size == 1:
+        return "data.batch_size=1", "a smaller model=..."
+    parts = next((n for n in range(2, 10) if batch_size % n == 0), 2)
+    return f"data.batch_size={batch_size}", (
+        f"data.batch_size={math.ceil(batch_size / parts)} trainer.accumulate_grad_batches={parts * accumulate}:"
+        f" each step is then over {'about ' if batch_size % parts else ''}as many images as now"
+    )
 
 
 def _cpu_name() -> str:

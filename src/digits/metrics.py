@@ -1,11 +1,13 @@
 """The metric list: every figure that a run logs, with its label, its torchmetrics class and its direction."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from digits.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torchmetrics import MetricCollection
 
 EVALUATION = ("val", "test")
@@ -76,3 +78,10 @@ def metric_collection(stage: str, num_classes: int) -> "MetricCollection":
     if stage in EVALUATION:
         metrics["confusion"] = MulticlassConfusionMatrix(num_classes, validate_args=False)
     return MetricCollection(metrics, prefix=f"{stage}/")
+
+
+def plain(metrics: "Mapping[str, Tensor | float]") -> dict[str, float]:
+    """Metrics as plain numbers, each the shortest that is the same float32: 0.9899, not 0.9898999929428101."""
+    import numpy as np
+
+    return {name: float(str(np.float32(float(value)))) for name, value in metrics.items()}

@@ -1,37 +1,56 @@
 """What has to be known of a network to use it; a checkpoint and an exported model carry it along."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import fields
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
 
 DIGITS = [str(digit) for digit in range(10)]
+LARGEST_IMAGE = 4096  # pixels of a side: a file must not make anybody fill the memory with one image
+
+Mean = Annotated[float, Field(allow_inf_nan=False)]
+Std = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class ModelFacts:
-    """What has to be known of a network to use it.
+    """What has to be known of a network to use it. It may come from a file of anybody's, so that it is checked.
 
     Args:
         dataset: the data set that it was trained on, which decides how pictures are brought into its form.
         class_names: by the class's number.
         image_size: height and width of its images, in pixels.
         channels: of its images.
-        mean: of each channel, subtracted from the pixels in [0, 1].
-        std: of each channel, by which they are then divided.
+        mean: of each channel, or one of all, subtracted from the pixels in [0, 1].
+        std: of each channel, or one of all, by which they are then divided.
+
+    Raises:
+        pydantic.ValidationError: for a value of another kind or out of range.
     """
 
     dataset: str
-    class_names: list[str]
-    image_size: int
-    channels: int
-    mean: list[float]
-    std: list[float]
+    class_names: Annotated[list[str], Field(min_length=1)]
+    image_size: Annotated[int, Field(ge=1, le=LARGEST_IMAGE)]
+    channels: Literal[1, 3]
+    mean: list[Mean]
+    std: list[Std]
+
+    @model_validator(mode="after")
+    def _one_value_for_each_channel(self) -> Self:
+        if not {len(self.mean), len(self.std)} <= {1, self.channels}:
+            raise ValueError(f"mean={self.mean} std={self.std}: give one value, or one for each channel")
+        return self
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
         """From the settings of the data that a checkpoint carries."""
         return cls(**{field.name: data[field.name] for field in fields(cls)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return TypeAdapter(cls).validate_json(text)
 
     @property
     def are_digits(self) -> bool:
@@ -39,4 +58,4 @@ class ModelFacts:
         return self.class_names == DIGITS
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return TypeAdapter(type(self)).dump_json(self).decode()

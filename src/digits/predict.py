@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig
 
 from digits.atomic import atomic_write
-from digits.command import check_overrides, command
+from digits.command import command
 from digits.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,10 +34,9 @@ class Answer:
     error: str = ""
 
 
-@command("predict")
+@command("predict", keeps_run=False)
 def main(cfg: DictConfig) -> None:
     """Prints a table; a file that cannot be read gets its line, and the others their answers."""
-    check_overrides(cfg)
     if cfg.mode not in MODES:
         raise UserError(f"mode={cfg.mode}: there are {', '.join(MODES)}")
     output = cfg.output and Path(str(cfg.output)).expanduser()
@@ -53,7 +52,8 @@ def main(cfg: DictConfig) -> None:
     from tqdm import tqdm
 
     from digits.console import as_text
-    from digits.pictures.reader import load_classifier, newest_checkpoint
+    from digits.pictures.reader import load_classifier
+    from digits.runs.run import newest_checkpoint
 
     checkpoint = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
     classifier = load_classifier(checkpoint)

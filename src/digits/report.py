@@ -17,11 +17,6 @@ from digits.metrics import SCORES
 METRICS = {one.name: one.label for one in SCORES}
 
 
-def plain(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Metrics as plain numbers, each the shortest that is the same float32: 0.9899, not 0.9898999929428101."""
-    return {name: float(str(np.float32(float(value)))) for name, value in metrics.items()}
-
-
 def class_counts(splits: Splits, num_classes: int) -> dict[str, np.ndarray]:
     """Images of each class, (num_classes,), in each split that has any, by the split's name."""
     parts = {"training": splits.train, "validation": splits.val, "test": splits.test}

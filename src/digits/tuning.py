@@ -1,15 +1,38 @@
 """Finds a learning rate and a batch size before training, by Lightning's tuner."""
 
-from pathlib import Path
+import logging
+from collections.abc import Callable
 
 import lightning as L
 from lightning.pytorch.tuner import Tuner
+from omegaconf import DictConfig
 
 from digits.classifier import Classifier
 from digits.data import DigitsDataModule
 from digits.errors import UserError
 
 LARGEST_BATCH = 8192  # on a CPU the memory would end later than the patience
+
+log = logging.getLogger(__name__)
+
+
+def tune(
+    cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer, make_classifier: Callable[[], Classifier]
+) -> None:
+    """Finds what the config asks for, and writes it into the config, as if it had been given.
+
+    Args:
+        cfg: with `find_batch_size` and `find_lr`.
+        data: its `batch_size` becomes what is found.
+        trainer: whose device and precision count.
+        make_classifier: makes a new one for each search.
+    """
+    if cfg.find_batch_size:
+        cfg.data.batch_size = data.batch_size = find_batch_size(make_classifier(), data, probe(trainer))
+        log.info("find_batch_size: data.batch_size=%s", cfg.data.batch_size)
+    if cfg.find_lr:
+        cfg.optimizer.lr = find_lr(make_classifier(), data, probe(trainer))
+        log.info("find_lr: optimizer.lr=%s", cfg.optimizer.lr)
 
 
 def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> int:
@@ -57,7 +80,7 @@ def find_lr(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) 
     return float(f"{found:.2g}")
 
 
-def probe(trainer: L.Trainer, folder: Path) -> L.Trainer:
+def probe(trainer: L.Trainer) -> L.Trainer:
     """A trainer to try things out with: on the device and in the precision of another, and silent.
 
     Raises:
@@ -72,7 +95,7 @@ def probe(trainer: L.Trainer, folder: Path) -> L.Trainer:
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val,
         max_epochs=1000,
-        default_root_dir=str(folder),
+        default_root_dir=trainer.default_root_dir,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -20,14 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNIST
 from torchvision.datasets.utils import download_url
 
 from digits.errors import UserError
-from digits.pictures.decode import FORMATS, channels_first, check_header, eight_bits, fitted, over
+from digits.pictures.decode import ORIGINAL_SIZE, fit_square, read_picture
 
 log = logging.getLogger(__name__)
 
@@ -462,16 +461,10 @@ def _image_files(root: Path) -> dict[str, list[Path]]:
 
 def _read_image(path: Path, image_size: int | None, channels: int) -> tuple[np.ndarray, tuple[tuple[int, int], str]]:
     """An image (C, H, W), uint8, and what it was: its width and height, its mode."""
-    try:
-        with Image.open(path, formats=FORMATS) as file:  # of others, some call another program
-            check_header(file, path.name)
-            upright = ImageOps.exif_transpose(file)
-            image = over(eight_bits(upright), "white").convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # a damaged file can break a decoder anywhere
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: no image, or a damaged one ({reason}). Replace or remove it") from error
-    kind = (upright.size, upright.mode)
-    pixels = fitted(image, image_size) if image_size else channels_first(image)
+    image = read_picture(path)
+    kind = (image.info.get(ORIGINAL_SIZE, image.size), image.mode)
+    image = image.convert("L" if channels == 1 else "RGB")
+    pixels = fit_square(image, image_size) if image_size else np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
     return pixels, kind
 
 

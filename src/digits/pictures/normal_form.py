@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from digits.errors import UserError
-from digits.pictures.decode import ORIGINAL_SIZE, fitted
+from digits.pictures.decode import ORIGINAL_SIZE, fit_square
 
 # Amounts of ink go from 0 (the ground) to 255 (nothing of the ground shines through).
 FAINTEST = 28  # a pencil's is 50 to 100; what is less can be a crease or a shadow
@@ -123,7 +123,7 @@ def find_images(picture: Image.Image, form: Form) -> list[Found]:
 
 def _whole(picture: Image.Image, form: Form) -> Found:
     picture = picture.convert("L" if form.channels == 1 else "RGB")
-    image = fitted(picture, form.image_size)
+    image = fit_square(picture, form.image_size)
     if form.light_on_dark and np.median(_border(np.asarray(picture.convert("L")))) > 127:
         image = 255 - image
     return Found(image, _original((0, 0, *picture.size), picture))

@@ -1,6 +1,5 @@
 """A trained network, ready to read pictures:  load_classifier("best.ckpt").predict("photo.png")"""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from digits.errors import UserError
-from digits.model_facts import DIGITS, ModelFacts
+from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
 from digits.pictures.normal_form import Found, find_image, find_images, form_of
 
@@ -105,29 +104,41 @@ class ImageClassifier:
         return predictions
 
 
-def load_classifier(path: str | Path, network: Any = None, device: str = "cpu") -> ImageClassifier:
+def load_classifier(
+    path: str | Path, network: Any = None, device: str = "cpu", facts: ModelFacts | None = None
+) -> ImageClassifier:
     """Opens a trained network of this project. Nothing in the file is run.
 
     Args:
-        path: `best.ckpt` or `last.ckpt` of a run, an exported `*.onnx`, or a `*.pth` with nothing but weights.
-        network: for a `*.pth`, the network that the weights belong to, trained on MNIST; by default `CNN()`.
+        path: `best.ckpt` or `last.ckpt` of a run, its `mnist_cnn_model.pth`, or an exported `*.onnx` or `*.pth`.
+        network: the network that the weights belong to, for a `*.pth` of another origin.
         device: where a `*.ckpt` or a `*.pth` computes; `*.onnx` computes on the CPU.
+        facts: about that network.
 
     Raises:
         UserError: if there is no such file, or nothing of that kind in it.
     """
     path = Path(path).expanduser()
+    given = network is not None, facts is not None
+    if any(given) and not (all(given) and path.suffix == ".pth"):
+        raise UserError(f"{path}: give network= and facts= together, and only for a *.pth that carries neither")
     if path.suffix == ".onnx":
         return onnx_classifier(_bytes(path), path)
-    if path.suffix == ".pth":
-        return _from_weights(path, network, device)
-    if network is not None:
-        raise UserError(f"{path}: only a *.pth needs a network; a checkpoint brings its own")
 
-    from digits.checkpoints import Checkpoint
+    from digits.archive import load
+    from digits.checkpoints import Checkpoint, open_state_dict
 
-    checkpoint = Checkpoint.open(path)
-    return torch_classifier(checkpoint.network(), checkpoint.facts, device)
+    if facts:
+        try:
+            network.load_state_dict(load(path))
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: no weights of this {type(network).__name__}") from error
+    elif path.suffix == ".pth":
+        network, facts = open_state_dict(path)
+    else:
+        checkpoint = Checkpoint.open(path)
+        network, facts = checkpoint.network(), checkpoint.facts
+    return torch_classifier(network, facts, device)
 
 
 def torch_classifier(network: Any, facts: ModelFacts, device: str = "cpu") -> ImageClassifier:
@@ -155,12 +166,11 @@ def onnx_classifier(model: bytes, path: str | Path) -> ImageClassifier:
 
     try:
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        facts = ModelFacts(**json.loads(session.get_modelmeta().custom_metadata_map["digits"]))
+        facts = ModelFacts.from_json(session.get_modelmeta().custom_metadata_map["digits"])
         blank = np.zeros((1, facts.channels, facts.image_size, facts.image_size), dtype=np.uint8)
         [answer] = session.run(None, {"pixels": blank})
         if answer.shape != (1, len(facts.class_names)):
             raise ValueError("as many answers as class names are expected")
-        form_of(facts.dataset, facts.image_size, facts.channels)
     except Exception as error:  # a damaged file can break the parser anywhere
         raise UserError(
             f"{path}: no ONNX model that python -m digits.export wrote, or a damaged one ({type(error).__name__})"
@@ -173,38 +183,8 @@ def onnx_classifier(model: bytes, path: str | Path) -> ImageClassifier:
     return ImageClassifier(logits, facts)
 
 
-def newest_checkpoint(logs: str | Path = "logs") -> Path:
-    """The best checkpoint of the newest training under a folder of logs.
-
-    Raises:
-        UserError: if there is none.
-    """
-    found = sorted(Path(logs).glob("train/**/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f"there is no checkpoint under {logs}/train. Train one: python train.py; or give ckpt_path=...")
-    return found[-1]
-
-
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-
-
-def _from_weights(path: Path, network: Any, device: str) -> ImageClassifier:
-    """From a `state_dict` alone, which says nothing about data: it was MNIST."""
-    from digits.archive import load
-    from digits.networks import CNN
-
-    network = CNN() if network is None else network
-    weights = load(path)
-    try:
-        network.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: no weights of {type(network).__name__}, but of another architecture, or none at all."
-            " Give the run's best.ckpt, or the network too:"
-            ' load_classifier("weights.pth", network=CNN(channels=(32, 64, 128)))'
-        ) from error
-    return torch_classifier(network, ModelFacts("mnist", DIGITS, 28, 1, [0.1307], [0.3081]), device)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from digits.report import METRICS
-from digits.runs.summary import Run
+from digits.runs.run import Run
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
@@ -27,15 +27,14 @@ SHOWN = {
 }
 
 
-def model_card(run: Run, settings: Mapping[str, Any], class_names: Sequence[str]) -> str:
+def model_card(run: Run, class_names: Sequence[str]) -> str:
     """Writes a run's card as Markdown.
 
     Args:
         run: its record is complete but for its status.
-        settings: its config, as plain types.
         class_names: by the class's number.
     """
-    facts = run.record
+    facts, settings = run.facts, run.config
     return "\n\n".join(
         [
             f"# {settings['model']['_target_'].rpartition('.')[2]} on {facts['data']}",
@@ -137,7 +136,7 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
         values = ", ".join(f"{key}={value}" for key, value in part.items() if key not in ("_target_", "_partial_"))
         return f"{name} ({values})" if values else name
 
-    facts = run.record
+    facts = run.facts
     trained = f"{facts['epochs']} epochs in {facts['train_seconds']:.0f} s on {facts['device']}, {facts['precision']}"
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Several processes of one run: the first one reports, the others are silent, and none is left over."""
+"""Several processes of one run: the first one reports, the others are silent, and none outlives the run."""
 
 import atexit
 import json
@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from digits.errors import UserError
-from digits.runs.sweeps import job_overrides, quoted
+from digits.overrides import job_overrides, quoted
 
 if TYPE_CHECKING:
     import lightning as L
@@ -67,24 +67,24 @@ def is_secondary() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
-def secondary_words(words: list[str]) -> list[str]:
-    """The first process's run, silent and in a folder that nobody will look at.
+def secondary_arguments(arguments: list[str]) -> list[str]:
+    """The command line for the first process's run, silent and in a temporary folder.
 
-    Lightning starts its processes with the first one's command line. In a sweep that would be the whole sweep; as it
-    is, it is the overrides of the one job.
+    Lightning starts its processes with the first one's command line. In a sweep that would be the whole sweep, so the
+    first process hands over the overrides of the one job.
     """
     if overrides := os.environ.get(JOB_OVERRIDES):
-        words = json.loads(overrides)
+        arguments = json.loads(overrides)
     folder = tempfile.mkdtemp(prefix="digits-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    silent = ["hydra.mode=RUN", "hydra.output_subdir=null", "hydra.job_logging.root.level=ERROR"]
-    return [*words, *silent, f"hydra.run.dir={quoted(folder)}"]
+    silent = ["hydra.mode=RUN", "hydra.job_logging.root.level=ERROR"]
+    return [*arguments, *silent, f"hydra.run.dir={quoted(folder)}"]
 
 
 def leave(line: str) -> NoReturn:
-    """Ends a process that is not its run's first on an error of one line, which the first one has too, as a rule.
+    """Ends a process that is not its run's first on an error of one line, which the first one usually has too.
 
-    Lightning kills the first process once one that it started fails. So that one is given time to say what is wrong;
+    Lightning kills the first process once one that it started fails. So the first one gets time to say what is wrong;
     in a sweep it has further jobs to do, and is not to be killed at all.
     """
     first = os.getppid()
@@ -96,8 +96,8 @@ def leave(line: str) -> NoReturn:
 
 
 @contextmanager
-def alone_in_its_environment() -> Iterator[None]:
-    """Leaves nothing of a run's several processes behind, for the next job of a sweep to begin anew."""
+def isolated_environment() -> Iterator[None]:
+    """Restores the environment after a job, so that the next job of a sweep starts from the same one."""
     before = dict(os.environ)
     os.environ[JOB_OVERRIDES] = json.dumps(job_overrides())
     if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -106,7 +106,7 @@ def alone_in_its_environment() -> Iterator[None]:
         yield
     finally:
         if wandb := sys.modules.get("wandb"):
-            wandb.finish()  # or the next job of this process would go on in this one's run
+            wandb.finish()  # or the next job of this process would log into this one's run
         if distributed := sys.modules.get("torch.distributed"):
             if distributed.is_available() and distributed.is_initialized():
                 distributed.destroy_process_group()

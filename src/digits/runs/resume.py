@@ -1,131 +1,160 @@
-"""Going on where a run was cut off, as if it had not been: what has to be kept for that, and when.
+"""Resuming a run by its folder: its config.yaml is the truth, with the few keys that may change on top."""
 
-Lightning restores weights, optimizer, schedule, callbacks and its loops. What it leaves out is here: the order of the
-images within the epoch, the state of the random numbers, and the metrics of the epoch so far.
-"""
-
-import time
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import torch
-from lightning.pytorch.callbacks import Checkpoint
-from torch import Tensor
+from omegaconf import DictConfig, OmegaConf
 
 from digits.errors import UserError
-from digits.loggers import flush
-from digits.runs.signals import Stop
+from digits.overrides import given_values, job_overrides, log_dir, quoted
+from digits.runs.run import CONFIG, Run, newest_run
 
-ASK_EVERY_N_STEPS = 50
-# Of a checkpoint, besides what evaluating it takes.
-NEEDED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "train_metrics"}
+# What may change: how long the run takes, and where things are.
+RESUME_KEYS = (
+    "trainer.max_epochs",
+    "trainer.max_time",
+    "trainer.enable_progress_bar",
+    "checkpoint_every_seconds",
+    "data.root",
+    "log_dir",
+)
+PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "optuna")
+# What these libraries have classes of that an experiment is made of. By name: to import them all would take seconds.
+KINDS = (
+    "torch.nn.modules.module.Module",
+    "torch.optim.optimizer.Optimizer",
+    "torch.optim.lr_scheduler.LRScheduler",
+    "lightning.pytorch.core.datamodule.LightningDataModule",
+    "lightning.pytorch.trainer.trainer.Trainer",
+    "lightning.pytorch.callbacks.callback.Callback",
+    "lightning.pytorch.loggers.logger.Logger",
+    "lightning.pytorch.profilers.profiler.Profiler",
+    "lightning.pytorch.strategies.strategy.Strategy",
+    "optuna.pruners._base.BasePruner",
+)
 
 
-class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`, from which a run goes on bit for bit.
+def asked_folder(arguments: Sequence[str]) -> str | None:
+    """What a command line gives for `resume`."""
+    return next((value for value in given_values(arguments, "resume")[::-1] if value != "None"), None)
 
-    It is saved where the state of a run is whole: when an epoch starts, when training ends, and between two steps of
-    the optimizer once `every_seconds` have passed, or a signal asks for the end.
+
+def resume_arguments(arguments: Sequence[str], asked: str) -> list[str]:
+    """The command line that resumes a run, with the folder in full.
 
     Args:
-        folder: the run's folder.
-        every_seconds: between two checkpoints within an epoch.
-        stop: whether a signal came.
-    """
-
-    def __init__(self, folder: Path, every_seconds: float, stop: Stop) -> None:
-        self.path = folder / "checkpoints" / "last.ckpt"
-        self.every_seconds = every_seconds
-        self.stop = stop
-        self._saved_at = time.monotonic()
-        self._position: dict[str, Any] = {}
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.stop.deferred = True
-        self.stop.take_over()  # Lightning's own SIGTERM ends an epoch without a checkpoint, and with exit code 0
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.fit_loop.restarting:
-            # An epoch that is gone on with at its start begins like any other; Lightning would count a batch too many.
-            trainer.fit_loop.restarting = False
-        elif trainer.global_step > 0:
-            # Lightning counts batches from 0 only after this hook; a checkpoint with the last epoch's count would have
-            # this one be over.
-            trainer.fit_loop.epoch_loop.reset()
-            self._save(trainer, batches=0)
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # Not amid gradients that accumulate, nor at an epoch's end: after its validation it is whole.
-        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
-        if whole and self._is_due(trainer, batch_idx):
-            self._save(trainer, batches=batch_idx + 1)
-
-    def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
-        due = time.monotonic() - self._saved_at >= self.every_seconds
-        if trainer.world_size > 1:
-            # All save or none: the first process decides, by its clock and its signal. To ask it has all of them wait.
-            if (batch_idx + 1) // trainer.accumulate_grad_batches % ASK_EVERY_N_STEPS:
-                return False
-            due, self.stop.signal = trainer.strategy.broadcast((due, self.stop.signal))
-        return due or bool(self.stop.signal)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Else Lightning leaves out the step of a ReduceLROnPlateau after an epoch that was gone on with.
-        trainer.fit_loop.restarting = False
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer, batches=0)
-        self.stop.deferred = False
-
-    def _save(self, trainer: L.Trainer, batches: int) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined] # undeclared by Lightning
-            assert trainer.train_dataloader is not None
-            before_order = trainer.train_dataloader.batch_sampler.before_order
-            self._position = {
-                "step": trainer.global_step,
-                "batches": batches,
-                "before_order": before_order,
-                "stopped": trainer.should_stop,
-                **_random_states(trainer.strategy.root_device),
-            }
-            flush(trainer.loggers)  # what it does not go on to log must not be missing
-            trainer.save_checkpoint(self.path)
-            self._saved_at = time.monotonic()
-        if self.stop.signal:
-            self.stop.leave()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._position
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        position = checkpoint["callbacks"].get(self.state_key, {})
-        if position.get("step") == checkpoint["global_step"]:  # not so in a best.ckpt
-            trainer.datamodule.position = position  # type: ignore[attr-defined] # undeclared by Lightning
-            trainer.should_stop = position["stopped"]  # early, before it was cut off in its test
-
-
-def check_position(checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint that the run with these settings cannot go on from.
+        arguments: the command line.
+        asked: the run's folder, or `last`: the newest one under log_dir.
 
     Raises:
-        UserError: saying what it lacks, or which setting is another.
+        UserError: if there is no such run, or an override would make it another experiment.
     """
-    anew = "Without that file the run begins anew"
-    if lacking := NEEDED.difference(checkpoint):
-        raise UserError(f"{path}: not to go on from, it has no {', '.join(sorted(lacking))}. {anew}")
-    saved = checkpoint["hyper_parameters"]
-    for name in ("model", "optimizer", "scheduler", "augmentation", "seed", "data"):
-        ours, theirs = settings[name], saved.get(name)
-        if name == "data":  # which may have moved
-            ours, theirs = ({key: value for key, value in part.items() if key != "root"} for part in (ours, theirs))
-        if ours != theirs:
-            raise UserError(f"{path}: of another run, its {name} is not this one's. {anew}")
+    others = [argument for argument in arguments if not argument.lstrip("+").startswith("resume=")]
+    folder = last_run(others) if asked == "last" else Path(asked).expanduser().absolute()
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"resume={asked}: not a run's folder, it has no {CONFIG}. Give logs/train/runs/..., or last")
+    for argument in others:
+        if argument.partition("=")[0] not in RESUME_KEYS:
+            raise UserError(
+                f"{argument}: a resumed run keeps its settings; only {', '.join(RESUME_KEYS)} may change."
+                " For others, start a new run"
+            )
+    return [*others, f"resume={quoted(str(folder))}"]
 
 
-def _random_states(device: torch.device) -> dict[str, Tensor | None]:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"random": torch.get_rng_state(), "random_cuda": cuda}
+def last_run(arguments: Sequence[str]) -> Path:
+    """The newest run under the command's log_dir; of those that failed, only one with a checkpoint could resume.
+
+    Raises:
+        UserError: if there is none.
+    """
+    runs = Path(log_dir(arguments), "train", "runs")
+    run = newest_run(runs.glob("*"), lambda run: run.status != "failed" or run.last_checkpoint.exists())
+    if run is None:
+        raise UserError(f"resume=last: there is no run in {runs} that could be resumed")
+    return run.folder.absolute()
+
+
+def requeued_run(arguments: Sequence[str]) -> Path | None:
+    """The folder of the run that this command started before SLURM requeued its job; None if there is none."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return None
+    given = [Path(value) for value in given_values(arguments, "hydra.run.dir")]
+    folders = [*given, *Path(log_dir(arguments), "train", "runs").glob("*")]
+    # By the command too, because a job's script may hold several.
+    run = newest_run(
+        folders,
+        lambda run: run.facts.get("slurm_job_id") == job and run.facts.get("command", [])[1:] == list(arguments),
+    )
+    return run.folder.absolute() if run else None
+
+
+def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
+    """The config of a resumed run: its own, but for the keys that may change, where the command line gives them.
+
+    Args:
+        cfg: of the command line; `resume` is the run's folder.
+
+    Returns:
+        The config, and the number of epochs that were planned before.
+
+    Raises:
+        UserError: if it is damaged or may not be resumed, or the end of its schedule would move.
+    """
+    try:
+        saved = Run(cfg.resume).read_config()
+        planned, schedule, callbacks = saved.trainer.max_epochs, dict(saved.scheduler), saved.callbacks
+        pruning = callbacks.get("pruning")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"resume={cfg.resume}: its {CONFIG} is missing or damaged ({error})") from error
+    given = {override.partition("=")[0] for override in job_overrides()}
+    problem = _foreign_target(saved)
+    if pruning:
+        problem = "a trial of a search. A search resumes when its command is run again"
+    if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and "auto" in schedule.values():
+        problem = (
+            f"trainer.max_epochs={cfg.trainer.max_epochs}: the learning rate was planned to reach its end in"
+            f" {planned} epochs ({schedule.get('_target_')}). Start a new run"
+        )
+    if problem:
+        raise UserError(f"resume={cfg.resume}: {problem}")
+    for key in ("resume", *given.intersection(RESUME_KEYS)):
+        OmegaConf.update(saved, key, OmegaConf.select(cfg, key), force_add=True)
+    return saved, planned
+
+
+def _foreign_target(cfg: DictConfig) -> str | None:
+    """What in a config is not of a kind that an experiment is made of: the file may come from anywhere.
+
+    Hydra would call whatever a `_target_` names. The object counts, not only its name (`torch.os.system` is not
+    torch's), and its kind: torch has classes that start any process.
+    """
+    from hydra._internal.utils import _locate
+
+    for key, target in _targets(OmegaConf.to_container(cfg)):
+        found = None
+        if str(target).partition(".")[0] in PACKAGES:
+            try:
+                found = _locate(str(target))
+            except Exception:  # a module that is missing, or fails when imported: it says so when it is needed
+                continue
+        home = str(getattr(found, "__module__", "")).partition(".")[0]
+        bases = getattr(found, "__mro__", ()) if home in PACKAGES else ()
+        if not any(f"{base.__module__}.{base.__qualname__}" in KINDS for base in bases):
+            kinds = ", ".join(kind.rpartition(".")[2] for kind in KINDS)
+            return (
+                f"{key}={target}: the config of a resumed run may name only classes from {', '.join(PACKAGES)} of these"
+                f" kinds: {kinds}"
+            )
+    return None
+
+
+def _targets(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    for key, value in items:
+        if key == "_target_":
+            yield f"{prefix}{key}", value
+        yield from _targets(value, f"{prefix}{key}.")

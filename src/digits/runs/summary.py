@@ -12,16 +12,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from rich import box
 from rich.table import Table
 
 from digits.atomic import atomic_write
 from digits.console import as_text
 from digits.errors import UserError
-from digits.runs.record import is_running, tested_checkpoint
-from digits.runs.remembered import parse_record, plain_dict, read_config, read_yaml
+from digits.runs.run import Run
+from digits.runs.sweeps import natural
 
 # Where a run goes and what it belongs to, not what is trained.
 NO_SETTING = re.compile(r"(resume|resume_sweep|checkpoint_every_seconds|log_dir|callbacks\.pruning\.trial|hydra\..*)$")
@@ -32,28 +31,36 @@ DRAWN = 40  # configurations: more rows make a poster, not a figure
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run as its folder tells it.
+class Job:
+    """A run as a table shows it.
 
     Args:
-        folder: where it is.
+        run: its folder.
         name: what to call it: its path within the folder that was asked about; a sweep's job has its number.
-        record: `metrics.json`; where that is damaged, a `status` of unreadable and the `error`.
-        overrides: the words of its command line.
     """
 
-    folder: Path
+    run: Run
     name: str
-    record: dict[str, Any]
-    overrides: tuple[str, ...]
 
     @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        return self.run.facts | {"status": self.status, "error": self.run.error}
+
+    @cached_property
     def status(self) -> str:
-        return self.record["status"]
+        return self.run.status
 
     @property
     def dataset(self) -> str | None:
-        return self.record.get("data") or self.record.get("dataset")
+        return self.run.dataset
+
+    @property
+    def overrides(self) -> list[str]:
+        return self.run.facts.get("overrides", [])
 
     @cached_property
     def words(self) -> list[str]:
@@ -70,25 +77,13 @@ class Run:
         """The value of a key that this run or another overrides: as it was given here, else as the configs have it."""
         if key in self.settings:
             return self.settings[key]
-        value = self._choices[key] if key in self._choices else OmegaConf.select(self._config, key)
+        value = OmegaConf.select(self.run.config, key)
         return "default" if value is None else str(value)
-
-    @cached_property
-    def _choices(self) -> dict[str, str]:
-        """The file chosen in each group."""
-        try:
-            return plain_dict(_load(self.folder / ".hydra" / "hydra.yaml").hydra.runtime.choices)
-        except (OmegaConfBaseException, AttributeError, ValueError):
-            return {}
-
-    @cached_property
-    def _config(self) -> DictConfig:
-        return _load(self.folder / "config.yaml")
 
     @property
     def checkpoint(self) -> Path | None:
         """The one that was tested."""
-        return tested_checkpoint(self.folder)
+        return self.run.checkpoint
 
     @property
     def command(self) -> str:
@@ -97,21 +92,13 @@ class Run:
         return shlex.join(["python", "train.py", *once, *self.words])
 
 
-def _load(path: Path) -> DictConfig:
-    """A YAML file of a run's folder; empty where it is not there or damaged."""
-    try:
-        return read_config(path)
-    except (OSError, ValueError):
-        return OmegaConf.create({})
-
-
 @dataclass(frozen=True)
 class Configuration:
     """Completed runs that differ in seed or fold alone, and the `settings` that set them apart from others."""
 
     settings: dict[str, str]
     dataset: str
-    runs: list[Run]
+    runs: list[Job]
 
     def values(self, name: str) -> list[float]:
         """A figure of the record, such as `val/acc`, from each run that has it."""
@@ -135,7 +122,7 @@ class Configuration:
 class Summary:
     """What a number of runs come to, as text for a terminal, as a page, as CSV and as a figure."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Job]) -> None:
         self.runs = runs
         self.incomplete = [run for run in runs if run.status != "completed"]
         self.data_sets = sorted({run.dataset for run in runs if run.dataset})
@@ -163,7 +150,7 @@ class Summary:
         Of runs that repeat configuration, seed and fold the latest counts: the same again is no second sample.
         """
         columns = [key for key in self.differing if key not in REPEATED]
-        groups: dict[tuple, dict[tuple, Run]] = {}
+        groups: dict[tuple, dict[tuple, Job]] = {}
         for run in sorted(self.runs, key=lambda run: run.record.get("started_at", "")):
             if run.status == "completed":
                 group = (run.dataset or "", *(run.setting(key) for key in columns))
@@ -175,7 +162,7 @@ class Summary:
         return sorted(folded, key=lambda one: (one.dataset, -mean(one.values("val/acc") or [-1])))
 
     @property
-    def best(self) -> list[Run]:
+    def best(self) -> list[Job]:
         """The run with the highest val/acc on each data set: accuracies on different data do not compare."""
         scored = [run for one in self.configurations for run in one.runs if run.record.get("val/acc") is not None]
         by_data = ([run for run in scored if run.dataset == dataset] for dataset in self.data_sets)
@@ -282,13 +269,13 @@ class Summary:
             figure.savefig(part, dpi=110)
 
 
-def read_runs(*paths: str | Path) -> list[Run]:
+def read_runs(*paths: str | Path) -> list[Job]:
     """Each training run at or below the paths, job 10 after job 9; evaluations are left out.
 
     Raises:
         UserError: if a path is no folder, or holds no run.
     """
-    runs: dict[Path, Run] = {}
+    runs: dict[Path, Job] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"{path}: no such folder. Give a run's folder, a sweep's, or one above them")
@@ -302,7 +289,7 @@ def read_runs(*paths: str | Path) -> list[Run]:
                 for key, run in trained.items()
             }
         runs = trained | runs  # what lies below two of the paths counts once
-    return sorted(runs.values(), key=lambda run: _natural(run.folder))
+    return sorted(runs.values(), key=lambda run: natural(str(run.folder)))
 
 
 def write_summary(folder: str | Path) -> Summary:
@@ -321,46 +308,22 @@ def write_summary(folder: str | Path) -> Summary:
     return summary
 
 
-def _read(folder: Path) -> Run | None:
+def _read(folder: Path) -> Job | None:
     """None for what is no training."""
-    try:
-        record = parse_record((folder / "metrics.json").read_text(encoding="utf-8"))
-        if record["command"][0] in ("eval.py", "explain.py"):
-            return None
-        overrides = record.get("overrides")
-        if record["status"] == "running" and not is_running(folder):
-            go_on = f" Go on: python train.py resume={folder}" if (folder / "config.yaml").exists() else ""
-            record |= {"status": "crashed", "error": f"its process died.{go_on}"}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        record = {"status": "unreadable", "error": f"metrics.json is damaged ({type(error).__name__}: {error})"}
-        overrides = None
-    hydra = folder / ".hydra" / "overrides.yaml"
-    if overrides is None and hydra.is_file():  # a job that failed on its overrides, or an older one
-        overrides = _load_words(hydra)
-    return Run(folder, str(folder), record, tuple(overrides or ()))
-
-
-def _load_words(path: Path) -> list[str]:
-    try:
-        words = read_yaml(path)
-    except (OSError, ValueError):
-        return []
-    return [word for word in words if isinstance(word, str) and word] if isinstance(words, list) else []
-
-
-def _natural(path: Path) -> list[str | int]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+    run = Run(folder)
+    trained = run.facts.get("command", ["train.py"])[0] not in ("eval.py", "explain.py")
+    return Job(run, str(folder)) if trained else None
 
 
 def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def _headline(run: Run) -> str:
+def _headline(run: Job) -> str:
     return f"Best job by val/acc on {run.dataset}: {run.name}"
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: Job) -> dict[str, str]:
     """What to say of a best job, by name."""
     tested = run.record.get("test/acc")
     return {

@@ -9,7 +9,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import Trial, TrialState
 
 from digits.errors import Pruned
-from digits.report import plain
+from digits.metrics import plain
 from digits.search.study import open_storage
 
 MONITOR = "val/acc"  # what train.py returns to the search

@@ -1,0 +1,184 @@
+"""From a config's groups to objects: besides the scripts, the one place that sees a config."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+from hydra.utils import get_object, instantiate
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
+from omegaconf import DictConfig, OmegaConf
+
+from digits import hardware, report
+from digits.callbacks import Advice, ProgressBar
+from digits.checkpoints import AtomicCheckpoints, Checkpoint
+from digits.classifier import Classifier
+from digits.data import DigitsDataModule
+from digits.errors import UserError
+from digits.loggers import logger_facts, open_loggers
+from digits.metrics import direction_of
+from digits.runs.processes import check_processes
+from digits.runs.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
+    """The data of a training, loaded; the record and the config then say what was loaded."""
+    found: DigitsDataModule = instantiate(
+        cfg.data, augmentation=instantiate(cfg.augmentation, _convert_="all"), _convert_="all"
+    )
+    found.prepare_data()
+    found.setup()
+    if found.dataset != cfg.data.dataset:  # the fall-back
+        cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)
+    run.update(dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
+    log.info("%s", report.data_statistics(found))
+    return found
+
+
+def trainer(cfg: DictConfig, run: Run, data: DigitsDataModule, resumed: Checkpoint | None) -> L.Trainer:
+    """The trainer of a training: device, precision, loggers, and the callbacks that write into the run's folder.
+
+    Args:
+        cfg: the config; its groups `trainer`, `callbacks` and `logger`.
+        run: the run.
+        data: what to train on.
+        resumed: the checkpoint that the run resumes from.
+    """
+    device_type = hardware.device_type(cfg.trainer.accelerator)
+    if cfg.trainer.profiler and not isinstance(cfg.trainer.profiler, str):
+        raise UserError(f"trainer.profiler={cfg.trainer.profiler}: there are simple, advanced and pytorch")
+    step = resumed.content["global_step"] if resumed else 0
+    validated = bool(len(data.splits.val) and cfg.trainer.limit_val_batches)
+    made = _trainer(
+        cfg,
+        run,
+        precision=hardware.resolve_precision(cfg.trainer.precision, device_type),
+        callbacks=list(_callbacks(cfg, run, validated)),
+        plugins=[AtomicCheckpoints(run.home)],
+        logger=open_loggers(cfg.logger, run, step if run.resumed else None),
+    )
+    if cfg.trainer.profiler:
+        profiler = made.profiler  # type: ignore[attr-defined] # undeclared by Lightning
+        profiler.dirpath, profiler.filename = run.folder, "profile"
+    run.update(**logger_facts(made))
+    return made
+
+
+def evaluator(cfg: DictConfig, run: Run, checkpoints: list[Checkpoint], reports: bool = True) -> L.Trainer:
+    """A trainer that only tests: for one of several checkpoints, without a report."""
+    hardware.device_type(cfg.trainer.accelerator)
+    precisions = {checkpoint.settings["precision"] for checkpoint in checkpoints}
+    weights = precisions.pop() if len(precisions) == 1 else "32-true"  # each member keeps its weights' own type
+    return _trainer(
+        cfg,
+        run,
+        precision=hardware.evaluation_precision(cfg.trainer.precision, weights),
+        callbacks=[*_callbacks(cfg, run, validated=False)] if reports else [Advice()],
+        logger=False,
+    )
+
+
+def _trainer(cfg: DictConfig, run: Run, **parts: Any) -> L.Trainer:
+    quiet_libraries()
+    hardware.plain_float32()
+    bar = [ProgressBar()] if cfg.trainer.enable_progress_bar else []
+    parts["callbacks"] = [*bar, *parts["callbacks"]]
+    made: L.Trainer = instantiate(cfg.trainer, default_root_dir=str(run.folder), **parts, _convert_="all")
+    check_processes(made)
+    run.update(device=hardware.describe_device(made.strategy.root_device, made.world_size), precision=made.precision)
+    log.info("run:    %s\ndevice: %s, precision %s", run.folder, run.facts["device"], made.precision)
+    return made
+
+
+def _callbacks(cfg: DictConfig, run: Run, validated: bool) -> Iterator[Callback]:
+    """The callbacks of a config: each gets the run if it wants it, a folder in it, and its metric's direction."""
+    for name, part in cfg.callbacks.items():
+        if not part:
+            continue
+        kind = get_object(part._target_)
+        arguments = _direction(f"callbacks.{name}", part, kind)
+        if "run" in inspect.signature(kind).parameters:
+            arguments["run"] = run
+        if part.get("dirpath") is not None:
+            arguments["dirpath"] = str(run.folder / part.dirpath)
+        if not (isinstance(kind, type) and issubclass(kind, CheckpointCallback)):
+            _check_comes(f"callbacks.{name}", part, validated)  # without validation there is no best checkpoint
+        yield instantiate(part, **arguments)
+
+
+def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
+    """The network for the data's images and classes, with its optimizer and its schedule."""
+    network = instantiate(cfg.model, **data.shape, _convert_="all")
+    validated = bool(len(data.splits.val) and cfg.trainer.limit_val_batches)
+    _check_comes("scheduler", cfg.scheduler, validated)
+    schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg.scheduler, get_object(cfg.scheduler._target_))
+    when = {name: schedule.pop(name) for name in ("interval", "frequency", "monitor") if name in schedule}
+    return Classifier(
+        network,
+        data.num_classes,
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        scheduler=instantiate(schedule, _convert_="all"),
+        **when,
+        label_smoothing=cfg.label_smoothing,
+    )
+
+
+def settings(cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer) -> dict[str, Any]:
+    """What a checkpoint keeps, as plain types: what rebuilds the network and its data, and the recipe."""
+    plain = _plain(cfg)
+    recipe = {name: plain[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
+    recipe["model"] |= data.shape
+    return {**recipe, "data": data.settings, "precision": trainer.precision}
+
+
+def _direction(key: str, part: DictConfig, kind: Any) -> dict[str, Any]:
+    """The `mode` of what watches a metric, where it takes one: whether the higher or the lower value is better.
+
+    Raises:
+        UserError: for a metric that no run logs, or a mode that contradicts it.
+    """
+    if part.get("monitor") is None:
+        return {}
+    mode = direction_of(part.monitor, key)
+    if part.get("mode") not in (None, mode):
+        raise UserError(f"{key}.mode={part.mode}: of {part.monitor}, the {mode}imum is best. Leave mode out")
+    parameters = inspect.signature(kind).parameters.values()
+    takes_mode = any(one.name == "mode" or one.kind == one.VAR_KEYWORD for one in parameters)
+    return {"mode": mode} if takes_mode else {}
+
+
+def _check_comes(key: str, part: DictConfig, validated: bool) -> None:
+    """A schedule or a callback that waits for a figure which never comes would fail an epoch later."""
+    monitor = part.get("monitor")
+    if monitor and monitor.startswith("val/") and not validated:
+        raise UserError(f"{key} watches {monitor}, but nothing is validated. Choose another, or set data.val_size")
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return plain
+
+
+def quiet_libraries() -> None:
+    """Silences libraries' news and advice that are wrong or noise here; to be called once lightning is imported."""
+    # Devices, loggers and limits: the scripts say in two lines what there is to say.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # a batch is one gather in memory: worker processes only cost
+        ".*is smaller than the logging interval.*",  # everything is logged by epoch
+        r".*isinstance\(treespec, LeafSpec\).* is deprecated.*",  # Lightning on this torch
+        ".*Total length of `list` across ranks is zero.*",  # data.val_size=0 means it
+        r".*ModelCheckpoint\(monitor=.*could not find the monitored key.*",
+        # torchmetrics has gathered from all processes by then: what is logged is the same in each.
+        ".*It is recommended to use `self.log.*sync_dist=True.*",
+        # A resumed run writes into its own folder, and its batches do begin where they ended.
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*your dataloader is not resumable.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,210 @@
+"""Hydra's overrides: what the command line gives, and what may be wrong with it."""
+
+import difflib
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from digits.errors import UserError
+
+PACKAGE = Path(__file__).parent
+# A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU,
+# a size that is a share, pixel statistics to be computed or given for each channel, images of their own size.
+ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
+AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches")
+# Groups of which none can be chosen.
+OPTIONAL_GROUPS = ("experiment", "hparams_search", "debug")
+SLURM_LAUNCHERS = ("slurm", "submitit_slurm")
+# What somebody may have meant by an argument that is no override.
+EXAMPLES = {
+    **dict.fromkeys(("predict", "explain"), "images={}"),
+    **dict.fromkeys(("eval", "export", "demo"), "ckpt_path={}"),
+}
+INTEGER, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
+# In an override's value: what is quoted already, or an item with letters that Hydra's grammar does not know.
+QUOTED_OR_FOREIGN = re.compile(
+    r"""(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?P<item>[^,\[\]{}'"]*[^\x00-\x7F][^,\[\]{}'"]*)"""
+)
+
+
+def project_file(name: str) -> Path:
+    """A file or folder of the project's top level; a wheel carries it inside the package."""
+    inside = PACKAGE / name
+    return inside if inside.exists() else PACKAGE.parents[1] / name
+
+
+CONFIGS = project_file("configs")
+
+
+def quoted(value: str) -> str:
+    """A value as Hydra's overrides take it, whatever is in it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def quote_foreign_letters(argument: str) -> str:
+    """Quotes the values with letters outside ASCII, such as `images=Größe.png`, which Hydra's grammar does not know."""
+    key, equals, value = argument.partition("=")
+    if argument.isascii() or not equals or value.startswith("{"):
+        return argument
+    replaced = QUOTED_OR_FOREIGN.sub(lambda found: found["quoted"] or quoted(found["item"].strip()), value)
+    return f"{key}={replaced}"
+
+
+def given_values(arguments: Iterable[str], key: str) -> list[str]:
+    """What a command line gives for a key, parsed."""
+    chosen = [argument for argument in arguments if argument.lstrip("+").startswith(f"{key}=")]
+    return [str(override.value()) for override in OverridesParser.create().parse_overrides(chosen)]
+
+
+def log_dir(arguments: Sequence[str]) -> str:
+    """Where a command line has its results written."""
+    return ["logs", *given_values(arguments, "log_dir")][-1]
+
+
+def sweep_overrides(arguments: Iterable[str]) -> list[Override]:
+    """Those of the overrides that give several values; none where they do not parse."""
+    try:
+        parsed = OverridesParser.create().parse_overrides([word for word in arguments if not word.startswith("-")])
+    except HydraException:
+        return []
+    return [override for override in parsed if override.is_sweep_override()]
+
+
+def is_group(key: str) -> bool:
+    return bool(key) and (CONFIGS / key).is_dir()
+
+
+def choices_of(group: str) -> list[str]:
+    """The files that a group has in configs/."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def check_arguments(arguments: Sequence[str], config_name: str) -> None:
+    """Refuses what Hydra would accept to the user's surprise, or explain in terms of its parser.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    flags = any(argument.startswith("-") for argument in arguments)
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if problem := _problem(argument, following, flags, config_name):
+            raise UserError(f"{argument}: {problem}")
+
+
+def _problem(argument: str, following: str, flags: bool, config_name: str) -> str | None:
+    key, equals, value = argument.partition("=")
+    if argument.startswith("-") or (not equals and argument.startswith("~")):
+        return None
+    if argument.endswith(",") and following:
+        return f"several values go without blanks between them: {argument}{following}"
+    if not equals:
+        example = EXAMPLES.get(config_name, "seed=2").format(argument)
+        return None if flags else f"give key=value, such as {example}"
+    if key == "log_dir" and value in ("", "null"):
+        return "give a folder; the default is log_dir=logs"
+    if key == "log_dir" and sweep_overrides([argument]):
+        return "a sweep has one log_dir. A comma in its name needs quotes: 'log_dir=\"...\"'"
+    if key == "hydra.sweep.subdir" and "hydra.job." not in value:
+        return "the jobs of a sweep need a folder each; leave it as it is"
+    if key == "hydra/launcher" and value in SLURM_LAUNCHERS and not shutil.which("srun"):
+        return "this machine has no SLURM (srun is not there). hydra/launcher=joblib runs on this machine"
+    if value == "null" and is_group(key) and key not in OPTIONAL_GROUPS:
+        none = f"give {key}=[] for none. " if key in ("callbacks", "logger") else ""
+        return f"{none}There are: {', '.join(choices_of(key))}"
+    return None
+
+
+def job_overrides() -> list[str]:
+    """The overrides of the job that Hydra runs, as they were given: interpolations stay what they are."""
+    return list(OmegaConf.to_container(HydraConfig.get().overrides)["task"])  # type: ignore[call-overload, index]
+
+
+def check_job(cfg: DictConfig) -> None:
+    """Refuses `optimizer.lr=abc` and `+loss=focal` before any training starts.
+
+    A number, a list, true or false has to stay one, and a key at the top has to be one that somebody reads.
+
+    Raises:
+        UserError: naming the override.
+    """
+    overrides = job_overrides()
+    chosen = [override for override in overrides if is_group(override.partition("=")[0])]
+    default = compose(HydraConfig.get().job.config_name, overrides=chosen)
+    for name in map(str, default.keys() - cfg.keys()):
+        raise UserError(f"~{name}: {name} is needed. Choose another ({name}=...), or remove a key inside it")
+    for name in map(str, cfg.keys() - default.keys()):
+        raise UserError(f"+{name}: nothing reads this key.{nearest(name, known_keys(default))}")
+    for key in (override.partition("=")[0].lstrip("+") for override in overrides if override not in chosen):
+        if not key.startswith("~") and (problem := _kind_problem(key, default, cfg)):
+            raise UserError(problem)
+    for key in AT_LEAST_ONE:
+        if OmegaConf.select(cfg, key) == 0:
+            raise UserError(f"{key}=0: give 1 or more")
+    if "seed" in cfg and not (_kind(cfg.seed) == INTEGER and 0 <= cfg.seed < 2**32):
+        raise UserError(f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}")
+
+
+def _kind_problem(key: str, default: DictConfig, cfg: DictConfig) -> str | None:
+    expected, value = OmegaConf.select(default, key), OmegaConf.select(cfg, key)
+    kind = _kind(expected)
+    optional = value is None and key.startswith("trainer.") and kind != SWITCH  # Lightning's default for some numbers
+    fits = {kind}
+    if kind == NUMBER or key == "trainer.fast_dev_run":  # 1 is a number too; and that switch may be a count
+        fits.add(INTEGER)
+    if kind is None or key in ANY_KIND or optional or _kind(value) in fits:
+        return None
+    return f"{key}={'null' if value is None else value}: not {kind} (the default is {key}={str(expected).lower()})"
+
+
+def _kind(value: Any) -> str | None:
+    match value:
+        case bool():
+            return SWITCH
+        case int():
+            return INTEGER
+        case float():
+            return NUMBER
+        case ListConfig():
+            return LIST
+    return None
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint at what may have been meant: the name elsewhere (`lr`, `epochs`), else the one that looks most like it."""
+    last = [(key, key.rpartition(".")[2]) for key in known]
+    elsewhere = [key for key, end in last if end == name] or [key for key, end in last if end.endswith(f"_{name}")]
+    matches = elsewhere or difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {matches[0]}?" if matches else ""
+
+
+def keys_of(config_name: str, arguments: Sequence[str]) -> list[str]:
+    """Each key of a config, dotted, with the choices of the command line where they compose."""
+    chosen = [argument for argument in arguments if is_group(argument.partition("=")[0])]
+    for overrides in (chosen, []):
+        try:
+            with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
+                return known_keys(compose(config_name, overrides=overrides))
+        except HydraException:
+            continue
+    return []
+
+
+def known_keys(cfg: DictConfig, prefix: str = "") -> list[str]:
+    """Each key, dotted."""
+    keys = []
+    for key in map(str, cfg):
+        keys.append(f"{prefix}{key}")
+        if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
+            value = cfg[key]
+            if isinstance(value, DictConfig):
+                keys += known_keys(value, f"{prefix}{key}.")
+    return keys

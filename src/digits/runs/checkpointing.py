@@ -1,0 +1,225 @@
+"""The checkpoints that a run keeps: the last one, which it resumes from bit for bit, and the best, which is tested.
+
+Lightning restores weights, optimizer, schedule, callbacks and its loops. What it leaves out is here: the state of the
+random numbers. The data module keeps the order of the images, the classifier the metrics of the epoch so far.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from digits.checkpoints import Checkpoint, save_state_dict
+from digits.errors import UserError
+from digits.loggers import flush
+from digits.model_facts import ModelFacts
+from digits.runs.run import Run
+
+if TYPE_CHECKING:
+    from digits.classifier import Classifier
+
+ASK_EVERY_N_STEPS = 50
+# Of a checkpoint, besides what evaluating it takes.
+NEEDED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "train_metrics"}
+
+log = logging.getLogger(__name__)
+
+
+class LastCheckpoint(CheckpointCallback):
+    """Keeps `last.ckpt`, from which a run resumes bit for bit.
+
+    It is saved when an epoch starts, when training ends, and between two steps of the optimizer once `every_seconds`
+    have passed, or a signal asks for the end.
+
+    Args:
+        run: the run.
+        every_seconds: between two checkpoints within an epoch.
+    """
+
+    def __init__(self, run: Run, every_seconds: float = 60.0) -> None:
+        self.run = run
+        self.every_seconds = every_seconds
+        self.interrupts = run.interrupts
+        self._saved_at = time.monotonic()
+        self._position: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.interrupts.deferred = True
+        self.interrupts.take_over()  # Lightning's own SIGTERM ends an epoch without a checkpoint, and with exit code 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fit_loop.restarting:
+            # An epoch that is resumed at its start begins like any other; Lightning would count a batch too many.
+            trainer.fit_loop.restarting = False
+        elif trainer.global_step > 0:
+            # Lightning counts batches from 0 only after this hook; a checkpoint with the last epoch's count would have
+            # this one be over.
+            trainer.fit_loop.epoch_loop.reset()
+            self._save(trainer, batches=0)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Not while gradients accumulate, nor at an epoch's end, where validation is still to come.
+        complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
+        if complete and self._is_due(trainer, batch_idx):
+            self._save(trainer, batches=batch_idx + 1)
+
+    def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        due = time.monotonic() - self._saved_at >= self.every_seconds
+        if trainer.world_size > 1:
+            # All save or none: the first process decides, by its clock and its signal. To ask it has all of them wait.
+            if (batch_idx + 1) // trainer.accumulate_grad_batches % ASK_EVERY_N_STEPS:
+                return False
+            due, self.interrupts.signal = trainer.strategy.broadcast((due, self.interrupts.signal))
+        return due or bool(self.interrupts.signal)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Else Lightning leaves out the step of a ReduceLROnPlateau after an epoch that was resumed.
+        trainer.fit_loop.restarting = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer, batches=0)
+        self.interrupts.deferred = False
+
+    def _save(self, trainer: L.Trainer, batches: int) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined] # undeclared by Lightning
+            assert trainer.train_dataloader is not None
+            before_order = trainer.train_dataloader.batch_sampler.before_order
+            self._position = {
+                "step": trainer.global_step,
+                "batches": batches,
+                "before_order": before_order,
+                "stopped": trainer.should_stop,
+                **_random_states(trainer.strategy.root_device),
+            }
+            if best := best_path(trainer):
+                self.run.update(best_checkpoint=self.run.relative(best))
+            flush(trainer.loggers)  # what a resumed run does not log again must not be missing
+            trainer.save_checkpoint(self.run.last_checkpoint)
+            self._saved_at = time.monotonic()
+        if self.interrupts.signal:
+            self.interrupts.leave()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._position
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        position = checkpoint["callbacks"].get(self.state_key, {})
+        if position.get("step") == checkpoint["global_step"]:  # not so in a best.ckpt
+            trainer.datamodule.position = position  # type: ignore[attr-defined] # undeclared by Lightning
+            trainer.should_stop = position["stopped"]  # early, before it was interrupted in its test
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoint by a logged figure. Of several such callbacks, the first one's best is tested.
+
+    Args:
+        dirpath: its folder; in a config, relative to the run's folder.
+        filename: without the suffix; None: `best`, or with several to keep, `best-{epoch}-{step}`.
+        save_top_k: how many of the best to keep; -1: all.
+        further: arguments of Lightning's ModelCheckpoint.
+
+    Raises:
+        UserError: for several checkpoints of one name.
+    """
+
+    def __init__(self, dirpath: str, filename: str | None = None, save_top_k: int = 1, **further: Any) -> None:
+        several = save_top_k not in (0, 1)
+        if several and filename and "{" not in filename:
+            raise UserError(
+                f"callbacks.best_checkpoint.filename={filename}: {save_top_k} checkpoints would replace each other."
+                " Put {epoch} into the name, or leave it out"
+            )
+        # A name that does not depend on which files there are: a resumed run writes the same ones.
+        filename = filename or ("best-{epoch}-{step}" if several else "best")
+        super().__init__(dirpath, filename, save_top_k=save_top_k, enable_version_counter=False, **further)
+
+
+def best_checkpoint(trainer: L.Trainer) -> ModelCheckpoint | None:
+    """The first callback that keeps the best checkpoint."""
+    return next((one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)), None)
+
+
+def best_path(trainer: L.Trainer) -> str | None:
+    """The checkpoint that this callback says is the best, if there is one."""
+    callback = best_checkpoint(trainer)
+    return callback.best_model_path or None if callback else None
+
+
+def to_resume(run: Run, max_epochs: int) -> Checkpoint | None:
+    """The checkpoint that the run resumes from; None where it starts from the beginning.
+
+    Raises:
+        UserError: if it is damaged, or more epochs are over than the run may have.
+    """
+    if not run.resumed:
+        return None
+    if not run.last_checkpoint.exists():
+        log.info("resumes: no checkpoint was saved yet, so it starts from the beginning")
+        return None
+    checkpoint = Checkpoint.open(run.last_checkpoint)
+    epochs = checkpoint.content["epoch"]
+    if 0 <= max_epochs < epochs:
+        raise UserError(f"trainer.max_epochs={max_epochs}: {epochs} epochs are over already")
+    log.info("resumes after step %s, in epoch %s", checkpoint.content["global_step"], epochs + 1)
+    return checkpoint
+
+
+def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that a run with these settings cannot resume from.
+
+    Raises:
+        UserError: saying what it lacks, or which setting is another.
+    """
+    way_out = "Without that file the run restarts from scratch"
+    if lacking := NEEDED.difference(checkpoint.content):
+        raise UserError(f"{checkpoint.path}: not to resume from, it has no {', '.join(sorted(lacking))}. {way_out}")
+    for name in ("model", "optimizer", "scheduler", "augmentation", "seed", "data"):
+        ours, theirs = settings[name], checkpoint.settings.get(name, {})
+        if name == "data":  # which may have moved
+            ours, theirs = ({key: value for key, value in part.items() if key != "root"} for part in (ours, theirs))
+        if ours != theirs:
+            raise UserError(f"{checkpoint.path}: of another run, its {name} is not this one's. {way_out}")
+
+
+def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:
+    """Loads the weights to test, and records which they are with their own figures.
+
+    They are those of the best checkpoint, else of the last one; where none was saved, as training left them.
+    """
+    # Of several processes, the first one saves.
+    path = trainer.strategy.broadcast(
+        next((p for p in (best_path(trainer), run.last_checkpoint) if p and Path(p).exists()), None)
+    )
+    epoch, figures = run.facts["epochs"], classifier.figures
+    if path:
+        checkpoint = Checkpoint.open(path)
+        classifier.load_state_dict(checkpoint.content["state_dict"])
+        # Lightning counts the last epoch as over in a checkpoint from the end of training.
+        epoch, figures = min(epoch, checkpoint.content["epoch"] + 1), checkpoint.figures
+    run.update(best_checkpoint=path and run.relative(path), tested_epoch=epoch, **figures)
+    save_state_dict(
+        classifier.network,
+        classifier.hparams["model"],
+        ModelFacts.of(classifier.hparams["data"]),
+        run.folder / "mnist_cnn_model.pth",
+    )
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor | None]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"random": torch.get_rng_state(), "random_cuda": cuda}
+
+
+def _set_random_states(position: dict[str, Any]) -> None:
+    torch.set_rng_state(position["random"])
+    if position["random_cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(position["random_cuda"])

@@ -1,0 +1,64 @@
+"""Settings of the right kind and range: pydantic finds what is wrong, this module says it in one line."""
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from digits.errors import UserError
+
+
+class Settings(BaseModel):
+    """A base for settings: exact types (an int is a float, a bool is no number), no unknown keys, not to be changed.
+
+    A validator of several fields raises a ValueError that begins with the field and its value: "fold=5: give ...".
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+@contextmanager
+def user_errors(prefix: str) -> Iterator[None]:
+    """Turns a ValidationError into a UserError of one line, as `one_line` has it."""
+    try:
+        yield
+    except ValidationError as error:
+        raise UserError(one_line(error, prefix)) from error
+
+
+def problem_of(model: type[BaseModel], content: Any, prefix: str) -> str | None:
+    """What is wrong with content that comes from a file, in one line; None if it fits the model."""
+    try:
+        model.model_validate(content)
+    except ValidationError as error:
+        return one_line(error, prefix)
+    return None
+
+
+def one_line(error: ValidationError, prefix: str) -> str:
+    """The first problem, as `prefix.key=value: should be greater than 0`.
+
+    Args:
+        error: of a model of settings.
+        prefix: the config's group that the settings are; empty: they are no group's.
+    """
+    first = error.errors(include_url=False)[0]
+    key = ".".join([*([prefix] if prefix else []), *(part for part in first["loc"] if isinstance(part, str))])
+    said = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    match first["type"]:
+        case "missing":
+            return f"{key}: missing, give a value"
+        case "extra_forbidden":
+            return f"{key}: there is no such setting"
+        case "value_error" if not first["loc"]:  # of several fields: it names them itself
+            return f"{prefix}.{said}" if prefix else said
+    return f"{key}={as_typed(first['input'])}: {said}"
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is typed on the command line, shortened if it is long."""
+    names = {True: "true", False: "false", None: "null"}
+    text = names[value] if value is None or isinstance(value, bool) else str(value)
+    return textwrap.shorten(text, 100, placeholder="...") or "''"
