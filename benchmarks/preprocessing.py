@@ -24,7 +24,8 @@ from sklearn.datasets import load_digits
 from digits.data.datasets import load_mnist, raw_folder
 from digits.errors import UserError
 from digits.pictures.normal_form import Form, NothingFoundError, find_image, form_of
-from digits.pictures.reader import ImageClassifier, load_classifier, newest_checkpoint
+from digits.pictures.reader import ImageClassifier, load_classifier
+from digits.runs.run import newest_checkpoint
 
 
 def pages(seed: int = 0) -> tuple[list[Image.Image], np.ndarray]:

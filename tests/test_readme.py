@@ -1,5 +1,6 @@
 """README.md and docs/: each command runs as it stands there, each name, link and line of Python is right."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -137,6 +138,11 @@ def test_commands_compose(config: str, overrides: str) -> None:
         if override.is_sweep_override():
             given[number] = f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
     assert composed(*given, config=config)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"python -m (benchmarks\.\w+)", "".join(TEXTS.values())))))
+def test_benchmarks_import(name: str) -> None:
+    assert importlib.import_module(name).main
 
 
 @pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if blocks("python", text)])
