@@ -38,6 +38,7 @@ def test_carries_only_plain_settings(trained: Path, name: str) -> None:
     assert only_plain(settings)
     root = settings["data"].pop("root")
     assert Path(root).is_absolute()
+    assert len(settings["data"].pop("fingerprint")) == 32
     assert settings["data"] == {
         "dataset": "mnist5k",
         "subset": None,
@@ -51,6 +52,7 @@ def test_carries_only_plain_settings(trained: Path, name: str) -> None:
         "mean": [0.1307],
         "std": [0.3081],
         "class_names": list("0123456789"),
+        "seen": None,
     }
     assert settings["model"]["channels"] == [32, 64]
     assert settings["optimizer"]["lr"] == 0.001

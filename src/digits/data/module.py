@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Samp
 from digits.data.batches import ResumableBatches
 from digits.data.datasets import DataSet, named
 from digits.data.files import MissingFileError, lock
-from digits.data.images import Loaded, TensorImages, pixel_statistics
+from digits.data.images import Loaded, TensorImages, fingerprint, image_hashes, pixel_statistics
 from digits.data.settings import DataSettings, TrainedData
 from digits.data.splits import Splits, cut_fold, size_in_images, split
 from digits.errors import UserError
@@ -65,6 +65,7 @@ class DigitsDataModule(L.LightningDataModule):
         class_names: by the class's number.
         in_channels: channels of the images.
         image_size: height and width of the images, in pixels.
+        fingerprint: of all that the data set holds.
 
     Raises:
         UserError: for an argument out of range.
@@ -118,6 +119,7 @@ class DigitsDataModule(L.LightningDataModule):
         self.position: dict[str, Any] | None = None  # of a run that goes on: see digits.runs.resume
         self._splits: Splits | None = None
         self.class_names: tuple[str, ...] = ()
+        self.fingerprint: str | None = None
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -167,6 +169,10 @@ class DigitsDataModule(L.LightningDataModule):
             mean=self.mean,
             std=self.std,
             class_names=list(self.class_names),
+            fingerprint=self.fingerprint,
+            seen=sorted(image_hashes(torch.cat([self.splits.train.images, self.splits.val.images])))
+            if self.data_set.own_root
+            else None,
         ).model_dump()
 
     @property
@@ -200,11 +206,12 @@ class DigitsDataModule(L.LightningDataModule):
             # Where prepare_data has not run, as in a script of one's own.
             self._fall_back(error)
             loaded = self.data_set.load()
-        self.use(loaded, self._cut(loaded))
+        self.use(loaded, self.cut(loaded))
 
     def use(self, loaded: Loaded, splits: Splits) -> None:
         """Takes these splits of what was loaded."""
         self.class_names = loaded.class_names
+        self.fingerprint = fingerprint(loaded)
         self.in_channels, self.image_size = loaded.train.images.shape[1:3]
         measured = ([], []) if self.mean and self.std else pixel_statistics(splits.train.images)
         self.mean = self._per_channel("mean", self.mean or measured[0])
@@ -229,7 +236,8 @@ class DigitsDataModule(L.LightningDataModule):
         ]
         rank_zero_only(log.warning)("\n".join(["", "!" * 100, *(f"!!  {line}" for line in lines), "!" * 100, ""]))
 
-    def _cut(self, loaded: Loaded) -> Splits:
+    def cut(self, loaded: Loaded) -> Splits:
+        """Splits what was loaded, as the settings ask for."""
         train, test, class_names = loaded
         total = len(train)
         if self.folds:
