@@ -33,7 +33,7 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 
 def compiled(network: torch.nn.Module, facts: ModelFacts) -> Logits:
-    """By torch.compile, for each size of a batch anew; on the CPU it needs a C++ compiler."""
+    """By torch.compile, again for each batch size; on the CPU it needs a C++ compiler."""
     model = torch.compile(RawPixels(network, facts.mean, facts.std).float().eval(), dynamic=False)
 
     @torch.inference_mode()
