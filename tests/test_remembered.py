@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from digits.runs.remembered import experiment_words, parse_record, read_config, read_record, read_yaml, sweep_words
 
 from digits.compare import compare
-from digits.runs.remembered import experiment_words, parse_record, read_config, read_record, read_yaml, sweep_words
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import RELIABILITY, SEED, Command
+from digits.runs.remembered import read_config, read_record, read_yaml
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -34,7 +35,6 @@ from digits.data import DigitsDataModule
 from digits.data.datasets import _idx_problem, load_image_folder, load_kmnist
 from digits.errors import UserError
 from digits.pictures.reader import ImageClassifier
-from digits.runs.remembered import read_config, read_record, read_yaml
 
 pytestmark = pytest.mark.slow
 EXAMPLES = int(os.environ.get("DIGITS_FUZZ", "300"))
