@@ -107,7 +107,7 @@ class History(Callback):
             _keep_figure(self.run, trainer, "training_curves", figure)
 
     def _best(self, trainer: L.Trainer) -> tuple[str, int] | None:
-        """The metric of the best checkpoint and its epoch; None where that was validated during an epoch, or is none."""
+        """The metric of the best checkpoint and its epoch; None if it was validated during an epoch, or is none."""
         best = best_checkpoint(trainer)
         if best is None or best.monitor is None or best.best_model_score is None:
             return None
@@ -287,8 +287,8 @@ class ModelCard(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "test" and trainer.is_global_zero:  # which comes without a batch too, unlike on_test_end
             with atomic_write(self.run.folder / "MODEL_CARD.md") as part:
                 part.write_text(model_card(self.run, data_of(trainer).class_names), encoding="utf-8")
 
