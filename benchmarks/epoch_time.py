@@ -1,4 +1,4 @@
-"""Seconds a training epoch of 55,000 images: train.py beside the plain loop that tutorials use.
+"""Seconds per training epoch of 55,000 images: train.py beside the plain loop that tutorials use.
 
     python -m benchmarks.epoch_time --rounds 3
 
@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from digits.data.datasets import raw_folder
+from digits.data.datasets import Mnist
 from digits.hardware import describe_device
 
 PROJECT = Path(__file__).parents[1]
@@ -64,9 +64,9 @@ def plain_loop(root: Path) -> float:
 def project(*overrides: str) -> float:
     """One epoch of train.py as a user runs it, in a process of its own: the seconds in its metrics.csv."""
     with tempfile.TemporaryDirectory() as logs:
-        words = ["train.py", "data=mnist", "data.offline_fallback=false", "trainer.max_epochs=1"]
-        words += ["trainer.limit_val_batches=0", "trainer.limit_test_batches=0", f"log_dir={logs}", *overrides]
-        subprocess.run([sys.executable, *words], cwd=PROJECT, check=True, capture_output=True)
+        command = ["train.py", "data=mnist", "data.offline_fallback=false", "trainer.max_epochs=1"]
+        command += ["trainer.limit_val_batches=0", "trainer.limit_test_batches=0", f"log_dir={logs}", *overrides]
+        subprocess.run([sys.executable, *command], cwd=PROJECT, check=True, capture_output=True)
         [history] = Path(logs).glob("train/runs/*/metrics.csv")
         with history.open() as file:
             [epoch] = csv.DictReader(file)
@@ -78,13 +78,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each contestant (default: 3)")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("DIGITS_DATA", "data")), help="MNIST's root")
     arguments = parser.parse_args()
-    if not raw_folder(arguments.data).is_dir():
+    if not Mnist(arguments.data).folder.is_dir():
         sys.exit(f"error: --data {arguments.data}: no MNIST there. Set DIGITS_DATA, or run train.py to download it")
 
     with tempfile.TemporaryDirectory() as folder:
         # torchvision unpacks beside the originals, which may not be ours to write to.
         plain_root = Path(folder)
-        shutil.copytree(raw_folder(arguments.data), raw_folder(plain_root))
+        shutil.copytree(Mnist(arguments.data).folder, Mnist(plain_root).folder)
         datasets.MNIST(str(plain_root), download=True)
         root = f"data.root={arguments.data.resolve()}"
         contestants: dict[str, Callable[[], float]] = {

@@ -21,10 +21,11 @@ from rich.progress import track
 from rich.table import Table
 from sklearn.datasets import load_digits
 
-from digits.data.datasets import load_mnist, raw_folder
+from digits.data.datasets import Mnist
 from digits.errors import UserError
 from digits.pictures.normal_form import Form, NothingFoundError, find_image, form_of
-from digits.pictures.reader import ImageClassifier, load_classifier, newest_checkpoint
+from digits.pictures.reader import ImageClassifier, load_classifier
+from digits.runs.run import newest_checkpoint
 
 
 def pages(seed: int = 0) -> tuple[list[Image.Image], np.ndarray]:
@@ -81,8 +82,8 @@ def main() -> None:
         "load_digits on pages: grey, resized, inverted": (255 - grey, target),
         "load_digits on pages: normal form": (np.stack([normal(scan, form) for scan in track(scans)]), target),
     }
-    if raw_folder(arguments.data).is_dir():
-        _, test, _ = load_mnist(arguments.data)
+    if Mnist(arguments.data).folder.is_dir():
+        _, test, _ = Mnist(arguments.data).load()
         images, target = test.images.numpy(), test.target.numpy()
         start = time.perf_counter()
         again = np.stack([normal(Image.fromarray(image[0]), form) for image in track(images)])

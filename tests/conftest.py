@@ -20,7 +20,7 @@ import pytest
 from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNIST
 
 from digits.data import DigitsDataModule
-from digits.data.datasets import DEBIAN_FASHION_MNIST, FASHION_MNIST_MD5, raw_folder
+from digits.data.datasets import FashionMnist, Mnist
 
 PROJECT = Path(__file__).parents[1]
 RELIABILITY = "reliability: "
@@ -67,7 +67,7 @@ def sample() -> DigitsDataModule:
 def mnist_root() -> Path:
     """The folder with the four original files; the test is skipped where there is none."""
     root = (PROJECT / os.environ.get("DIGITS_DATA", "data")).resolve()
-    if not all((raw_folder(root) / name).exists() for name, _ in MNIST.resources):
+    if not all((Mnist(root).folder / name).exists() for name, _ in MNIST.resources):
         pytest.skip(f"MNIST is not in {root}: set DIGITS_DATA")
     return root
 
@@ -84,11 +84,11 @@ def mnist(mnist_root: Path) -> DigitsDataModule:
 def fashion_root() -> Path:
     """A folder with the four original files of Fashion-MNIST; the test is skipped where there is none."""
     roots = [PROJECT / os.environ.get("DIGITS_DATA", "data"), PROJECT / "data"]
-    folders = [*(raw_folder(root, FashionMNIST) for root in roots), DEBIAN_FASHION_MNIST]
+    folders = [*(FashionMnist(root).folder for root in roots), *FashionMnist.elsewhere]
     if given := os.environ.get("DIGITS_FASHION_MNIST"):
         folders.append(Path(given))
     for folder in folders:
-        if all((folder / f"{name}.gz").exists() for name in FASHION_MNIST_MD5):
+        if all((folder / f"{name}.gz").exists() for name in FashionMnist.sums):
             return folder
     pytest.skip("Fashion-MNIST is not here: install Debian's dataset-fashion-mnist or set DIGITS_FASHION_MNIST")
 
@@ -111,8 +111,14 @@ Command = Callable[..., Outcome]
 
 
 def run_in_place(script: str, overrides: tuple[str, ...], logs: Path, capture: pytest.CaptureFixture) -> Outcome:
-    """Runs train.py, eval.py or a digits.<name> in this process, without the seconds of imports."""
+    """Runs train.py, eval.py or a digits.<name> in this process, without the seconds of imports.
+
+    Figures take longer than the trainings: none are drawn, unless a test asks for them with figures=true.
+    """
     capture.readouterr()
+    resumes = any(override.startswith("resume") for override in overrides)
+    if script in ("train", "eval") and not resumes:
+        overrides = ("figures=false", *overrides)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *overrides, f"log_dir={logs}"])
         try:

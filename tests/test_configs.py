@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command
+from fakes import write_emnist, write_kmnist, write_qmnist, write_usps
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from test_datasets import write_emnist, write_kmnist, write_qmnist, write_usps
 
 from digits.command import CONFIGS
 from digits.data import DigitsDataModule

@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from digits.checkpoints import Checkpoint
 from digits.crossval import cross_validate
-from digits.data.datasets import load_mnist5k
+from digits.data.datasets import Mnist5k
 from digits.errors import UserError
 
 
@@ -42,7 +42,7 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_folds_are_stratified_and_each_image_is_predicted_once(validated: tuple[Path, str]) -> None:
     folder, _ = validated
     found = np.load(folder / "out_of_fold.npz")
-    target = load_mnist5k()[0].target.numpy()
+    target = Mnist5k().load().train.target.numpy()
     assert (found["index"] == np.arange(5000)).all()
     assert (found["target"] == target).all()
     assert found["probabilities"].shape == (5000, 10)

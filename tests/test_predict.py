@@ -14,7 +14,6 @@ from PIL import Image
 
 from digits import load_classifier
 from digits.data import DigitsDataModule
-from digits.predict import image_paths, names_for
 
 
 @pytest.fixture(scope="module")
@@ -135,14 +134,17 @@ def test_a_bad_file_does_not_cost_the_others_their_answers(
     ("words", "line"),
     [
         (["images=/nowhere/a.png"], "/nowhere/a.png: No such file"),
-        (["images='/nowhere/*.png'"], "images=/nowhere/*.png: no file matches"),
-        (["images={empty}"], "no images in this folder"),
-        (["images=[]"], "give a file"),
-        (["images=null"], "give a file"),
+        (["images='/nowhere/*.png'"], "images=/nowhere/*.png: no picture in '/nowhere/*.png'"),
+        (["images={empty}"], "images={empty}: no picture in "),
+        (["images=[]"], "Give a file"),
+        (["images=null"], "Give a file"),
         ([], "images is not set"),
-        (["images={page}", "mode=word"], "mode=word: there are digit, line"),
-        (["images={page}", "output=answers.txt"], "give a file that ends with .csv or .json"),
-        (["images={page}", "output=/nowhere/answers.csv"], "there is no folder /nowhere"),
+        (["images={page}", "mode=word"], "mode=word: should be 'digit' or 'line'"),
+        (["images={page}", "output=answers.txt"], "output=answers.txt: give a file that ends with .csv or .json"),
+        (
+            ["images={page}", "output=/nowhere/answers.csv"],
+            "output=/nowhere/answers.csv: give a file that ends with .csv or .json, in a folder that exists",
+        ),
         (["images={page}", "ckpt_path=/nowhere/best.ckpt"], "/nowhere/best.ckpt: no such file"),
         (["images={page}", "ckpt_path=/nowhere/best.onnx"], "/nowhere/best.onnx: No such file"),
         (["images={page}", "ckpt_path={page}"], "no checkpoint"),
@@ -157,20 +159,20 @@ def test_bad_input_is_one_line(
     outcome = command("digits.predict", f"ckpt_path={checkpoint}", *given)
     assert outcome.code == 1
     assert outcome.err.count("\n") == 1, outcome.err
-    assert line in outcome.err
+    assert line.format(empty=tmp_path / "empty") in outcome.err
 
 
 def test_the_newest_checkpoint_is_taken_and_named(command: Command, trained: Path, scans: Path, tmp_path: Path) -> None:
     none = command("digits.predict", f"images={scans}/1.png")
     assert none.code == 1
     assert "Train one: python train.py" in none.err
-    older, newer = (tmp_path / "logs" / "train" / "runs" / name / "checkpoints" for name in ("b", "a"))
+    older, newer = (tmp_path / "logs" / "train" / "runs" / name for name in ("b", "a"))
     for age, folder in ((100, older), (10, newer)):
-        shutil.copytree(trained / "checkpoints", folder)
-        os.utime(folder / "best.ckpt", (time.time() - age,) * 2)
+        shutil.copytree(trained, folder)
+        os.utime(folder / "config.yaml", (time.time() - age,) * 2)
     outcome = command("digits.predict", f"images={scans}/1.png")
     assert outcome.code == 0, outcome.err
-    assert f"of:     {newer / 'best.ckpt'}" in outcome.out
+    assert f"model:  {newer / 'checkpoints' / 'best.ckpt'}" in outcome.out
 
 
 def test_pictures_are_not_written_over(command: Command, checkpoint: Path, scans: Path) -> None:
@@ -186,18 +188,3 @@ def test_no_folder_is_left(command: Command, checkpoint: Path, scans: Path, tmp_
     before = set(tmp_path.rglob("*"))
     assert command("digits.predict", f"ckpt_path={checkpoint}", f"images={scans}/1.png").code == 0
     assert set(tmp_path.rglob("*")) == before
-
-
-def test_names() -> None:
-    paths = [Path("a/1.png"), Path("b/1.jpg"), Path("2.png")]
-    assert names_for(paths) == ["0001_1", "0002_1", "0003_2"]
-    assert names_for(paths[1:]) == ["1", "2"]
-
-
-def test_paths(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (scans / "notes.txt").write_text("no image")
-    (scans / "odd [1].png").write_bytes(b"")
-    assert len(image_paths(str(scans))) == 11
-    assert image_paths(str(scans / "odd [1].png")) == [scans / "odd [1].png"]
-    monkeypatch.chdir(scans.parent)
-    assert image_paths("**/[12].png") == [Path("scans/1.png"), Path("scans/2.png")]

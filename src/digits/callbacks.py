@@ -107,7 +107,7 @@ class History(Callback):
             _keep_figure(self.run, trainer, "training_curves", figure)
 
     def _best(self, trainer: L.Trainer) -> tuple[str, int] | None:
-        """The metric of the best checkpoint and its epoch; None if it was validated during an epoch, or is none."""
+        """The best checkpoint's metric and epoch; None where it was validated during an epoch, or there is none."""
         best = best_checkpoint(trainer)
         if best is None or best.monitor is None or best.best_model_score is None:
             return None

@@ -6,11 +6,10 @@ which version of this project can read it.
 """
 
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -19,9 +18,11 @@ from torch import Tensor, nn
 
 from digits import networks
 from digits.archive import WANTED, load, read_extra, save
-from digits.errors import Diverged, UserError
+from digits.data.settings import TrainedData
+from digits.errors import Diverged, UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.runs.run import Run, newest_checkpoint
+from digits.validation import problem_of
 
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
@@ -31,21 +32,6 @@ NETWORKS = f"{networks.__name__}."
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 PREFIX = "network."  # of the network's weights among those of the LightningModule
-DATA_SETTINGS = {
-    "dataset": str,
-    "root": str,
-    "subset": str | None,
-    "split_seed": int,
-    "val_size": int,
-    "test_size": int | float | None,
-    "folds": int | None,
-    "fold": int,
-    "image_size": int,
-    "channels": int,
-    "mean": list[float],
-    "std": list[float],
-    "class_names": list[str],
-}
 
 
 @dataclass(frozen=True)
@@ -167,18 +153,13 @@ def _build_network(model: Mapping[str, Any], facts: ModelFacts, weights: dict[st
     ours = getattr(network_class, "__module__", None) == networks.__name__
     if not (ours and isinstance(network_class, type) and issubclass(network_class, nn.Module)):
         raise UserError(f"{path}: there is no network {target} in {networks.__name__}")
-    try:
+    with one_line_errors(path, f"its weights are of another architecture than its settings say ({target})"):
         with torch.device("meta"):  # shapes alone: whatever sizes the settings name take no memory
             network = network_class(**settings)
             answer = network.eval()(torch.empty(1, facts.channels, facts.image_size, facts.image_size))
-            if answer.shape != (1, len(facts.class_names)):
-                raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
+        if answer.shape != (1, len(facts.class_names)):
+            raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
         network.train().load_state_dict(weights, assign=True)  # in the type that they were saved in
-    except Exception as error:  # settings of any kind can break a network anywhere
-        reason = textwrap.shorten(str(error), 300)
-        raise UserError(
-            f"{path}: its weights are of another architecture than its settings say ({target}): {reason}"
-        ) from error
     return network
 
 
@@ -251,14 +232,8 @@ def _has_settings(checkpoint: Any) -> bool:
         case {
             "state_dict": dict(weights),
             "hyper_parameters": {"model": dict(), "data": dict(data), "precision": str()},
-        } if data.keys() == DATA_SETTINGS.keys() and all(
-            _fits(data[name], kind) for name, kind in DATA_SETTINGS.items()
-        ):
-            try:
-                ModelFacts.of(data)
-            except ValidationError:
-                return False
-            return _are_weights(weights)
+        }:
+            return problem_of(TrainedData, data, "data") is None and _are_weights(weights)
     return False
 
 
@@ -273,13 +248,6 @@ def _is_plain(value: Any) -> bool:
         return False
     stored = value.untyped_storage().nbytes() // value.element_size()
     return value.numel() <= stored and bool(not value.is_floating_point() or value.isfinite().all())
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is exactly of a type like `int`, `int | None` or `list[int]`."""
-    if get_origin(kind) is list:
-        return type(value) is list and all(type(item) in get_args(kind) for item in value)
-    return type(value) in (get_args(kind) or (kind,))
 
 
 def open_all(paths: str | Sequence[str] | None, log_dir: str) -> list[Checkpoint]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from digits.analysis import Misclassification
 from digits.console import as_text
-from digits.data.module import DigitsDataModule, Splits, pixel_statistics
+from digits.data.images import pixel_statistics
+from digits.data.module import DigitsDataModule
+from digits.data.splits import Splits
 from digits.metrics import SCORES
 
 METRICS = {one.name: one.label for one in SCORES}

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from digits.data.datasets import load_mnist5k
+from digits.data.datasets import Mnist5k
 from digits.pictures.normal_form import form_of
 
 MNIST_FORM = form_of("mnist", 28, 1)
@@ -11,7 +11,7 @@ MNIST_FORM = form_of("mnist", 28, 1)
 
 def digit(number: int) -> np.ndarray:
     """(28, 28), uint8: light on dark; 500 of each class, one class after the other."""
-    return load_mnist5k()[0].images[number, 0].numpy()
+    return Mnist5k().load().train.images[number, 0].numpy()
 
 
 def ink(number: int, height: int) -> np.ndarray:

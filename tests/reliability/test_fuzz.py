@@ -32,7 +32,9 @@ from digits.checkpoints import Checkpoint
 from digits.command import CONFIGS
 from digits.compare import compare
 from digits.data import DigitsDataModule
-from digits.data.datasets import _idx_problem, load_image_folder, load_kmnist
+from digits.data.datasets import Kmnist
+from digits.data.files import idx_problem
+from digits.data.folder import ImageFolder
 from digits.errors import UserError
 from digits.pictures.reader import ImageClassifier
 
@@ -345,7 +347,7 @@ def test_idx_files(packing: Callable, sample: DigitsDataModule, record_property:
     content = idx(sample.splits.test.images[:50, 0].numpy())
 
     def use(damaged: bytes) -> None:
-        if problem := _idx_problem(damaged, classes=10):
+        if problem := idx_problem(damaged, classes=10):
             raise UserError(problem)
 
     answers_or_refuses("mutated IDX files", packing(content), use, record_property)
@@ -363,7 +365,7 @@ def test_data_sets_without_sums(kind: str, sample: DigitsDataModule, tmp_path: P
 
     def use(damaged: bytes) -> None:
         path.write_bytes(damaged)
-        train, _, names = load_kmnist(tmp_path)
+        train, _, names = Kmnist(tmp_path).load()
         assert train.target.max() < len(names)
 
     answers_or_refuses("mutated files of KMNIST", path.read_bytes(), use, record_property)
@@ -377,7 +379,7 @@ def test_pictures_of_a_folder(trained: Path, tmp_path: Path, record_property: Ca
 
     def use(damaged: bytes) -> None:
         path.write_bytes(damaged)
-        load_image_folder(tmp_path, 28, 1)
+        ImageFolder(tmp_path, image_size=28, channels=1).load()
 
     answers_or_refuses("mutated pictures in a folder of images", path.read_bytes(), use, record_property)
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from digits.data.module import WITHOUT_TEST_IMAGES, DigitsDataModule
+from digits.data.datasets import named
+from digits.data.module import DigitsDataModule
 from digits.errors import UserError
 
 SPLIT_SETTINGS = ("subset", "val_size", "test_size", "folds", "fold")  # of one data set: another has its own
-MNIST_TRAINING_IMAGES = ("mnist", "qmnist")  # who trained on these has seen mnist5k
 
 
 def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
@@ -40,10 +40,10 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
     data.prepare_data()
     data.setup()
 
-    if data.dataset == "mnist5k" and trained["dataset"] in MNIST_TRAINING_IMAGES:
+    if trained["dataset"] in data.data_set.within:
         raise UserError(
-            f"data.dataset=mnist5k: no test set for this checkpoint, which was trained on {trained['dataset']}:"
-            f" all of mnist5k are training images of {trained['dataset']}"
+            f"data.dataset={data.dataset}: no test set for this checkpoint, which was trained on {trained['dataset']}:"
+            f" all of {data.dataset} are training images of {trained['dataset']}"
         )
     if list(data.class_names) != trained["class_names"]:
         have, want = (textwrap.shorten(", ".join(names), 100) for names in (data.class_names, trained["class_names"]))
@@ -64,9 +64,10 @@ def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
         UserError: naming two of them and the setting in which they differ.
     """
     (first, reference), *others = trained.items()
-    official = reference["dataset"] not in WITHOUT_TEST_IMAGES and not reference["folds"]
+    data_set = named(reference["dataset"])
+    official = data_set.has_test_images and not reference["folds"]
     free = {"val_size", "root", *(["split_seed"] if official else [])}  # these leave the test images as they are
-    if reference["dataset"] == "image_folder":
+    if data_set.own_root:
         free.remove("root")
     for path, settings in others:
         for name in reference:
@@ -79,9 +80,10 @@ def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
 
 def _root(trained: dict[str, Any], dataset: str) -> str | None:
     """Where to look for the data, if nothing else is said."""
-    if dataset == "image_folder":
+    own = named(trained["dataset"]).own_root
+    if named(dataset).own_root:
         return trained["root"] if trained["dataset"] == dataset else None
     if root := os.environ.get("DIGITS_DATA"):
         return root
-    here = trained["dataset"] != "image_folder" and Path(trained["root"]).is_dir()
+    here = not own and Path(trained["root"]).is_dir()
     return trained["root"] if here else "data"  # a checkpoint may come from another machine

@@ -70,22 +70,12 @@ class Found:
 
 
 def form_of(dataset: str, image_size: int, channels: int) -> Form:
-    """The form of a data set's images.
+    """The form of a data set's images; of one that is not known, its pictures are taken whole."""
+    from digits.data.datasets import DataSet, data_sets  # which need this module
 
-    Sources: MNIST, http://yann.lecun.com/exdb/mnist ("size normalized to fit in a 20x20 pixel box while preserving
-    their aspect ratio", "centered in a 28x28 image by computing the center of mass"), and QMNIST after it,
-    https://arxiv.org/abs/1905.10498; EMNIST, https://arxiv.org/abs/1702.05373, section II (the region of interest
-    centred in a square, padded by 2 of 28 pixels on either side); USPS, LeCun et al., Neural Computation 1(4), 1989
-    (made to fit in a 16 by 16 image, the aspect ratio kept).
-    """
-    match dataset:
-        case "mnist" | "mnist5k" | "qmnist":
-            return Form(image_size, channels, round(image_size * 20 / 28), "mass", True)
-        case "emnist":
-            return Form(image_size, channels, round(image_size * 24 / 28), "box", True)
-        case "usps":
-            return Form(image_size, channels, image_size, "box", True)
-    return Form(image_size, channels, None, None, dataset in ("kmnist", "fashion_mnist"))
+    facts = data_sets().get(dataset, DataSet)
+    fit = round(image_size * facts.fit) if facts.fit else None
+    return Form(image_size, channels, fit, facts.centre, facts.light_on_dark)
 
 
 def find_image(picture: Image.Image, form: Form) -> Found:

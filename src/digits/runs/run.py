@@ -290,7 +290,7 @@ def code_state() -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> Any:
-    """The plain content of a YAML file; interpolations stay what they are."""
+    """The plain content of a YAML file."""
     text = path.read_text(encoding="utf-8")
     depth = 0
     try:
@@ -300,7 +300,10 @@ def _read_yaml(path: Path) -> Any:
                 raise yaml.YAMLError("aliases, or nested too deep")
         if len(text) > MAX_YAML_CHARACTERS:
             raise yaml.YAMLError(f"more than {MAX_YAML_CHARACTERS:,} characters")
-        return OmegaConf.to_container(OmegaConf.create(text))
+        plain = OmegaConf.to_container(OmegaConf.create(text))
+        if "${" in json.dumps(plain):  # they could call a resolver, or unfold endlessly too
+            raise yaml.YAMLError("interpolations, where everything has to be resolved")
+        return plain
     except (yaml.YAMLError, OmegaConfBaseException, TypeError, AttributeError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 

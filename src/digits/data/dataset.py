@@ -1,0 +1,63 @@
+"""What a data set is: where its images come from, and all that has to be known of them. Imports no torch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from digits.data.images import Loaded
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set at its place on disk. Each subclass is one; `data.dataset=<name>` chooses it.
+
+    Args:
+        root: folder that holds, or will hold, its files.
+        subset: one of `subsets`, if it has any.
+        image_size: height and width in pixels to bring the images to, where they differ; None: as they are.
+        channels: to bring the images to, where they differ: 1 (grey) or 3 (RGB).
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str] = ""  # what its images show, for a sentence such as "It was shown ..."
+    holds: ClassVar[str]  # what `root` holds
+    own_root: ClassVar[bool] = False  # whether `root` is a folder of the user's, and not the one for all data sets
+    subsets: ClassVar[tuple[str, ...]] = ()
+    has_test_images: ClassVar[bool] = True  # official ones; else `test` is cut from the rest
+    within: ClassVar[tuple[str, ...]] = ()  # data sets whose training images include all of its images
+    stand_in: ClassVar[str | None] = None  # what to load in its place where its files cannot be had
+
+    # What its images look like: pictures are brought into this form before they are read.
+    fit: ClassVar[float | None] = None  # side of the square that a digit's box just fits into, as a share of the image
+    centre: ClassVar[Literal["mass", "box"] | None] = None  # what lies in the middle; None with `fit`
+    light_on_dark: ClassVar[bool] = False
+
+    root: Path = Path("data")
+    subset: str | None = None
+    image_size: int | None = None
+    channels: int = 1
+
+    @property
+    def title(self) -> str:
+        """What the images are: accuracies on data of different titles do not compare."""
+        return f"{self.name} {self.subset}" if self.subset else self.name
+
+    def fetch(self) -> None:
+        """Downloads what is missing or damaged, where it can be downloaded."""
+
+    def load(self) -> "Loaded":
+        """Its images, in the order of its files."""
+        raise NotImplementedError
+
+
+def data_sets() -> dict[str, type[DataSet]]:
+    """Every data set that has been imported, by name."""
+    return {kind.name: kind for kind in _subclasses(DataSet) if "name" in vars(kind)}
+
+
+def _subclasses(kind: type[DataSet]) -> Iterator[type[DataSet]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
