@@ -310,8 +310,8 @@ class ModelCard(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "test" and trainer.is_global_zero:  # which comes without a batch too, unlike on_test_end
             with atomic_write(self.run.folder / "MODEL_CARD.md") as part:
                 part.write_text(model_card(self.run, data_of(trainer).class_names), encoding="utf-8")
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 RECORD, CONFIG = "metrics.json", "config.yaml"
+NO_SETTING = {"log_dir", "resume", "resume_sweep", "checkpoint_every_seconds", "callbacks.pruning.trial"}
 MAX_YAML_CHARACTERS, MAX_YAML_DEPTH = 500_000, 50
 DPI = 110  # of figures
 
@@ -138,11 +139,15 @@ class Run:
             return True
 
     @property
+    def overrides(self) -> list[str]:
+        """As typed, but for those that say where the run is and what it belongs to."""
+        return [one for one in self.facts.get("overrides", []) if one.partition("=")[0].lstrip("+~") not in NO_SETTING]
+
+    @property
     def command(self) -> str:
         """Trains it again; quoted for a shell."""
-        overrides = self.facts.get("overrides", [])
-        searched = any(one.startswith("hparams_search=") for one in overrides)
-        return shlex.join(["python", "train.py", *(["hydra.mode=RUN"] if searched else []), *overrides])
+        searched = any(one.startswith("hparams_search=") for one in self.overrides)
+        return shlex.join(["python", "train.py", *(["hydra.mode=RUN"] if searched else []), *self.overrides])
 
     @property
     def resume_command(self) -> str:
