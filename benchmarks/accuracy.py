@@ -73,8 +73,8 @@ def tested(row: str) -> list[dict]:
 
 
 def train(row: str, part: str, *overrides: str) -> None:
-    words = ["train.py", *ROWS[row].split(), "data.offline_fallback=false", *overrides, f"log_dir={LOGS / row / part}"]
-    subprocess.run([sys.executable, *words], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    overrides = (*ROWS[row].split(), "data.offline_fallback=false", *overrides, f"log_dir={LOGS / row / part}")
+    subprocess.run([sys.executable, "train.py", *overrides], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
 
 
 def cells(row: str) -> dict[str, str]:
@@ -94,15 +94,16 @@ def cells(row: str) -> dict[str, str]:
 
 
 def machine(rows: list[str]) -> str:
-    """What the figures of some rows were measured on: all of it, as it need not have been one machine."""
+    """What the figures of some rows were measured on: every machine, version and commit that took part."""
 
     def devices(found: list[dict]) -> str:
         return " or ".join(dict.fromkeys(f"{record['device']}, {record['precision']}" for record in found))
 
     accuracy, seconds = ([r for row in rows for r in part(row)] for part in (tested, lambda row: records(row, "time")))
     versions = " or ".join(dict.fromkeys(record["versions"]["torch"] for record in accuracy))
+    commits = " or ".join(dict.fromkeys(str(record["git_commit"])[:7] for record in accuracy))
     timed = f"; seconds of an epoch with its validation on {devices(seconds)}" if seconds else ""
-    return f"Accuracy on {devices(accuracy)}, torch {versions}{timed}"
+    return f"Accuracy on {devices(accuracy)}, torch {versions}, commit {commits}{timed}"
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
@@ -111,7 +112,10 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 
 def write(measured: dict[str, dict[str, str]]) -> None:
-    """Puts the table between its two marks in README.md, and each experiment's row into its head."""
+    """Puts the table between its two marks in README.md, and each experiment's row into its head.
+
+    What stood there goes, the remark about an older version too.
+    """
     readme = PROJECT / "README.md"
     text = readme.read_text()
     before, rest = text.split(BEGIN)

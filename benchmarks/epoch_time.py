@@ -1,4 +1,4 @@
-"""Seconds a training epoch of 55,000 images: train.py beside the plain loop that tutorials use.
+"""Seconds per training epoch of 55,000 images: train.py beside the plain loop that tutorials use.
 
     python -m benchmarks.epoch_time --rounds 3
 
@@ -64,9 +64,9 @@ def plain_loop(root: Path) -> float:
 def project(*overrides: str) -> float:
     """One epoch of train.py as a user runs it, in a process of its own: the seconds in its metrics.csv."""
     with tempfile.TemporaryDirectory() as logs:
-        words = ["train.py", "data=mnist", "data.offline_fallback=false", "trainer.max_epochs=1"]
-        words += ["trainer.limit_val_batches=0", "trainer.limit_test_batches=0", f"log_dir={logs}", *overrides]
-        subprocess.run([sys.executable, *words], cwd=PROJECT, check=True, capture_output=True)
+        command = ["train.py", "data=mnist", "data.offline_fallback=false", "trainer.max_epochs=1"]
+        command += ["trainer.limit_val_batches=0", "trainer.limit_test_batches=0", f"log_dir={logs}", *overrides]
+        subprocess.run([sys.executable, *command], cwd=PROJECT, check=True, capture_output=True)
         [history] = Path(logs).glob("train/runs/*/metrics.csv")
         with history.open() as file:
             [epoch] = csv.DictReader(file)

@@ -22,10 +22,10 @@ from torch.utils.benchmark import Timer
 
 from digits.checkpoints import Checkpoint
 from digits.errors import UserError
-from digits.export import calibration_images, quantized, to_onnx
 from digits.hardware import describe_device
 from digits.model_facts import ModelFacts
 from digits.networks import RawPixels
+from digits.onnx_model import calibration_images, quantized, to_onnx
 from digits.pictures.reader import onnx_classifier, torch_classifier
 from digits.runs.run import newest_checkpoint
 
@@ -33,7 +33,7 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 
 def compiled(network: torch.nn.Module, facts: ModelFacts) -> Logits:
-    """By torch.compile, for each size of a batch anew; on the CPU it needs a C++ compiler."""
+    """By torch.compile, again for each batch size; on the CPU it needs a C++ compiler."""
     model = torch.compile(RawPixels(network, facts.mean, facts.std).float().eval(), dynamic=False)
 
     @torch.inference_mode()
@@ -71,8 +71,8 @@ def main() -> None:
     ways = {
         "PyTorch": torch_classifier(network, facts).logits,
         "PyTorch, torch.compile": compiled(network, facts),
-        "ONNX Runtime": onnx_classifier(model, path).logits,
-        "ONNX Runtime, int8": onnx_classifier(quantized(model, calibration_images(data)), path).logits,
+        "ONNX Runtime": onnx_classifier(model).logits,
+        "ONNX Runtime, int8": onnx_classifier(quantized(model, calibration_images(data))).logits,
     }
     unavailable = {}
     for name, logits in ways.items():

@@ -17,22 +17,15 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
-JOBS = [
-    "model=fast",
-    "data=mnist5k",
-    "data.batch_size=16",
-    "trainer.max_epochs=15",
-    "model.dropout=0.1,0.3",
-    "seed=1,2,3,4",
-]
+JOBS = ["model=fast", "data=mnist5k", "data.batch_size=16", "model.dropout=0.1,0.3", "seed=1,2,3,4"]
 WAYS = {"one after the other": [], "hydra/launcher=joblib": ["hydra/launcher=joblib"]}
 
 
-def sweep(*words: str) -> float:
+def sweep(*overrides: str) -> float:
     """Seconds of the whole command."""
     with tempfile.TemporaryDirectory() as logs:
         start = time.perf_counter()
-        command = [sys.executable, "train.py", "-m", *JOBS, *words, f"log_dir={logs}"]
+        command = [sys.executable, "train.py", "-m", *JOBS, *overrides, f"log_dir={logs}"]
         subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
         seconds = time.perf_counter() - start
         assert len(list(Path(logs).glob("train/multiruns/*/*/metrics.json"))) == 8
@@ -42,11 +35,13 @@ def sweep(*words: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each (default: 3)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--epochs", type=int, default=15, help="of each job (default: 15)")
+    arguments = parser.parse_args()
+    rounds, epochs = arguments.rounds, f"trainer.max_epochs={arguments.epochs}"
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     for round_ in range(rounds):
-        for name, words in WAYS.items():
-            seconds[name].append(sweep(*words))
+        for name, overrides in WAYS.items():
+            seconds[name].append(sweep(epochs, *overrides))
             print(f"round {round_ + 1}/{rounds}  {name}: {seconds[name][-1]:.1f} s", flush=True)
     serial, parallel = (statistics.median(values) for values in seconds.values())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -111,8 +111,14 @@ Command = Callable[..., Outcome]
 
 
 def run_in_place(script: str, overrides: tuple[str, ...], logs: Path, capture: pytest.CaptureFixture) -> Outcome:
-    """Runs train.py, eval.py or a digits.<name> in this process, without the seconds of imports."""
+    """Runs train.py, eval.py or a digits.<name> in this process, without the seconds of imports.
+
+    Figures take longer than the trainings: none are drawn, unless a test asks for them with figures=true.
+    """
     capture.readouterr()
+    resumes = any(override.startswith("resume") for override in overrides)
+    if script in ("train", "eval") and not resumes:
+        overrides = ("figures=false", *overrides)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *overrides, f"log_dir={logs}"])
         try:

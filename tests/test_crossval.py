@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_figures_are_those_of_the_predictions(validated: tuple[Path, str]) -> No
     assert f"{mean(accuracy):.2%}" in printed
     assert f"{stdev(accuracy):.2%}" in printed
     assert f"{accuracy_score(found['target'], found['probabilities'].argmax(1)):.2%} of 5,000" in printed
-    assert (folder / "summary.md").exists()
+    assert "Best" not in (folder / "summary.md").read_text()
 
 
 def test_predictions_are_those_of_the_folds_checkpoint(validated: tuple[Path, str]) -> None:
@@ -84,13 +85,13 @@ def test_predictions_are_those_of_the_folds_checkpoint(validated: tuple[Path, st
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["folds=1"], "folds=1: give a whole number from 2 to 100"),
-        (["folds=many"], "folds=many: give a whole number"),
+        (["folds=1"], "folds=1: should be greater than or equal to 2"),
+        (["folds=many"], "folds=many: should be a valid integer"),
         (["seed=1,2"], "seed=1,2: digits.crossval trains one experiment on each fold"),
         (["data.fold=1"], "data.fold=1: digits.crossval sets data.fold itself"),
         (["hparams_search=optuna"], "hparams_search=optuna: digits.crossval trains one experiment on each fold"),
         (["resume_sweep=/nowhere"], "resume_sweep=/nowhere: not the folder of a cross-validation"),
-        (["model=[cnn"], "no viable alternative|mismatched input"),
+        (["folds=101"], "folds=101: should be less than or equal to 100"),
     ],
 )
 def test_command_line_that_cannot_work_is_one_line(words: list[str], message: str) -> None:
@@ -99,16 +100,30 @@ def test_command_line_that_cannot_work_is_one_line(words: list[str], message: st
     assert "\n" not in str(refused.value)
 
 
-def test_goes_on_with_the_folds_that_are_missing(validated: tuple[Path, str], tmp_path: Path) -> None:
+def test_trains_the_folds_that_are_missing(validated: tuple[Path, str], tmp_path: Path) -> None:
     folder = shutil.copytree(validated[0], tmp_path / "copy")
     expected = dict(np.load(folder / "out_of_fold.npz"))
     (folder / "out_of_fold.npz").unlink()
     shutil.rmtree(folder / "2")
     answer = crossval(f"resume_sweep={folder}")
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("done before") == 2
+    assert answer.stdout.count("finished: ") == 2
     found = np.load(folder / "out_of_fold.npz")
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("content", [None, b"PK"])
+def test_fold_without_predictions_is_named(
+    content: bytes | None, validated: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(validated[0], tmp_path / "copy")
+    path = folder / "1" / "predictions.npz"
+    path.unlink()
+    if content:
+        path.write_bytes(content)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+    with pytest.raises(UserError, match=f"{path}: missing or damaged. Delete its folder, and give resume_sweep="):
+        cross_validate([f"resume_sweep={folder}"])
 
 
 def test_errors_of_the_training_are_its_own(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ import base64
 import http.client
 import io
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -94,7 +96,7 @@ def client(classifier: ImageClassifier) -> Iterator[Client]:
 def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model, which a server starts with at once."""
     from digits.checkpoints import Checkpoint
-    from digits.export import to_onnx
+    from digits.onnx_model import to_onnx
 
     path = trained / "checkpoints" / "best.ckpt"
     checkpoint = Checkpoint.open(path)
@@ -419,10 +421,14 @@ def served(monkeypatch: pytest.MonkeyPatch, classifier: ImageClassifier) -> list
 
 
 def test_takes_the_newest_checkpoint_and_says_so(command: Command, served: list[Path], tmp_path: Path) -> None:
-    for run in ("2000", "1999"):
-        best = tmp_path / "logs" / "train" / "runs" / run / "checkpoints" / "best.ckpt"
+    for age, name in ((100, "2000"), (10, "1999")):
+        folder = tmp_path / "logs" / "train" / "runs" / name
+        best = folder / "checkpoints" / "best.ckpt"
         best.parent.mkdir(parents=True)
         best.touch()
+        (folder / "metrics.json").write_text('{"status": "completed", "best_checkpoint": "checkpoints/best.ckpt"}')
+        (folder / "config.yaml").touch()
+        os.utime(folder / "config.yaml", (time.time() - age,) * 2)
     outcome = command("digits.demo", "port=0")
     assert outcome.code == 0, outcome.err
     assert served == [best]
@@ -434,10 +440,10 @@ def test_takes_the_newest_checkpoint_and_says_so(command: Command, served: list[
     [
         ([], "Train one: python train.py"),
         (["port=abc"], "port=abc: not a whole number"),
-        (["port=70000"], "port=70000: a port lies between 1 and 65535"),
+        (["port=70000"], "port=70000: should be less than or equal to 65535"),
         (["host=no.such.host.invalid"], "host=no.such.host.invalid port=8000: "),
-        (["host=7"], "host=7: give one, as text"),
-        (["ckpt_path=[a.ckpt,b.ckpt]"], "ckpt_path=['a.ckpt', 'b.ckpt']: give one, as text"),
+        (["host=7"], "host=7: should be a valid string"),
+        (["ckpt_path=[a.ckpt,b.ckpt]"], "ckpt_path=['a.ckpt', 'b.ckpt']: is not a valid path"),
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such file"),
         (["ckpt_path=nowhere.onnx"], "nowhere.onnx: No such file"),
         (["prot=8000"], "there is no key prot. Did you mean port?"),
@@ -457,7 +463,7 @@ def test_taken_port_offers_another(command: Command, served: list[Path], exporte
         outcome = command("digits.demo", f"ckpt_path={exported}", f"port={port}")
     assert outcome.code == 1
     [line] = outcome.err.splitlines()
-    other = re.fullmatch(rf"error: port={port} is taken by another program; port=(\d+) is free", line)
+    other = re.fullmatch(rf"error: host=127\.0\.0\.1 port={port}: another program has it; port=(\d+) is free", line)
     with demo.listen("127.0.0.1", int(other[1])):
         pass
     assert not served

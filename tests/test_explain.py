@@ -75,4 +75,4 @@ def test_every_network_has_attributions(network: torch.nn.Module, method: str, s
 def test_an_unknown_method(command: Command, trained: Path) -> None:
     outcome = command("digits.explain", "images=a.png", "method=lime")
     assert outcome.code == 1
-    assert outcome.err == "error: method=lime: there are integrated_gradients, grad_cam\n"
+    assert outcome.err == "error: method=lime: should be 'integrated_gradients' or 'grad_cam'\n"

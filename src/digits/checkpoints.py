@@ -6,7 +6,6 @@ which version of this project can read it.
 """
 
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from digits import networks
 from digits.archive import WANTED, load, read_extra, save
 from digits.data.settings import TrainedData
-from digits.errors import Diverged, UserError
+from digits.errors import Diverged, UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.runs.run import Run, newest_checkpoint
 from digits.validation import problem_of
@@ -154,18 +153,13 @@ def _build_network(model: Mapping[str, Any], facts: ModelFacts, weights: dict[st
     ours = getattr(network_class, "__module__", None) == networks.__name__
     if not (ours and isinstance(network_class, type) and issubclass(network_class, nn.Module)):
         raise UserError(f"{path}: there is no network {target} in {networks.__name__}")
-    try:
+    with one_line_errors(path, f"its weights are of another architecture than its settings say ({target})"):
         with torch.device("meta"):  # shapes alone: whatever sizes the settings name take no memory
             network = network_class(**settings)
             answer = network.eval()(torch.empty(1, facts.channels, facts.image_size, facts.image_size))
-            if answer.shape != (1, len(facts.class_names)):
-                raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
+        if answer.shape != (1, len(facts.class_names)):
+            raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
         network.train().load_state_dict(weights, assign=True)  # in the type that they were saved in
-    except Exception as error:  # settings of any kind can break a network anywhere
-        reason = textwrap.shorten(str(error), 300)
-        raise UserError(
-            f"{path}: its weights are of another architecture than its settings say ({target}): {reason}"
-        ) from error
     return network
 
 

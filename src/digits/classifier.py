@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from digits.errors import Diverged, UserError
@@ -182,7 +182,6 @@ class Classifier(L.LightningModule):
         if self.make_optimizer is None or self.make_scheduler is None:
             raise ValueError("to train, a Classifier needs an optimizer and a scheduler")
         make_scheduler = self._complete(self.make_scheduler)
-        self._rehearse(self.make_optimizer, make_scheduler)
         optimizer = self.make_optimizer(self.network.parameters())
         looks = (self.trainer.check_val_every_n_epoch or 1) if self.monitor else 1  # a new figure each time it looks
         return {
@@ -216,29 +215,6 @@ class Classifier(L.LightningModule):
             ends = [batch for batch in range(1, batches + 1) if batch % together == 0 or batch == batches]
             steps = epochs * sum(batch % frequency == 0 for batch in ends)
         return partial(make_scheduler, **dict.fromkeys(unknown, max(1, math.ceil(steps))))
-
-    def _rehearse(
-        self,
-        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        make_scheduler: Callable[[Optimizer], LRScheduler],
-    ) -> None:
-        """Steps optimizer and schedule once on a parameter of their own: bad arguments show before training does.
-
-        Raises:
-            UserError: if either does not work with its arguments.
-        """
-        part = "optimizer"
-        try:
-            optimizer = make_optimizer([nn.Parameter(torch.zeros(1))])
-            part = "scheduler"
-            scheduler = make_scheduler(optimizer)
-            optimizer.step()
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(0.0)
-            else:
-                scheduler.step()
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise UserError(f"{part}: {error}. See its keys with --cfg job") from error
 
     def configure_gradient_clipping(
         self,

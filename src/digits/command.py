@@ -66,8 +66,10 @@ def command(config_name: str, keeps_run: bool = True) -> Callable[[Callable[...,
                 if in_sweep:
                     processes.refuse_sweep_in_many()
                 with processes.isolated_environment():
+                    if keeps_run:
+                        return _in_run(task, cfg)
                     check_job(cfg)
-                    return _in_run(task, cfg) if keeps_run else task(cfg)
+                    return task(cfg)
             except Exception as error:
                 return _end_job(error, config_name) if in_sweep else _end(error, config_name)
 
@@ -145,6 +147,7 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
     run = Run(folder, resumes=resume)
     try:
         with run:
+            check_job(cfg)
             if resume:
                 cfg, planned = resumed_config(cfg)
                 if run.before.get("status") == "completed" and cfg.trainer.max_epochs <= planned:

@@ -1,7 +1,8 @@
 """Compares runs, or two checkpoints:  python -m digits.compare logs/train   or   ... A/best.ckpt B/best.ckpt
 
-Folders of runs and sweeps become one table, with seeds folded into mean and deviation. Two checkpoints are both tested
-on the same images, and an exact McNemar test says whether they differ by more than chance.
+Folders of runs and sweeps become one table: what differs between their configs, and mean and standard deviation over
+seeds. Two checkpoints are tested on the same images, and an exact McNemar test says whether they differ by more than
+chance.
 """
 
 import argparse
@@ -10,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from digits.command import one_line
 from digits.errors import UserError
+from digits.messages import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,8 @@ def main() -> None:
         prog="python -m digits.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, or two checkpoints")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table of runs, a row for each")
-    parser.add_argument("--data", metavar="ROOT", help="where the checkpoints' data is, if not where training found it")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a CSV file with one row per run")
+    parser.add_argument("--data", metavar="ROOT", help="folder of the checkpoints' data, if it has moved")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="for testing the checkpoints")
     arguments = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -35,13 +36,13 @@ def main() -> None:
     try:
         print(compare(arguments.paths, arguments.csv, arguments.data, arguments.device))
     except (UserError, OSError) as error:
-        sys.exit(f"error: {one_line(error, '') or error}")
+        sys.exit(f"error: {one_line(error) or error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def compare(paths: list[Path], csv: Path | None = None, data: str | None = None, device: str = "auto") -> str:
-    """What there is to say about folders of runs, or about two checkpoints.
+    """The table of runs, or the test of two checkpoints, as text.
 
     Raises:
         UserError: for paths that do not compare.
@@ -54,17 +55,20 @@ def compare(paths: list[Path], csv: Path | None = None, data: str | None = None,
         if csv:
             summary.write_csv(csv)
         return summary.text
+    problem = None
     if not len(checkpoints) == len(paths) == 2:
         given = f"{len(checkpoints)} of {len(paths)} paths" if len(checkpoints) < len(paths) else len(paths)
-        raise UserError(f"checkpoints (*.ckpt) given: {given}. Give folders of runs, or exactly two checkpoints")
-    if csv:
-        raise UserError("--csv: for a table of runs, not for two checkpoints. Leave it out")
+        problem = f"checkpoints (*.ckpt) given: {given}. Give folders of runs, or exactly two checkpoints"
+    elif csv:
+        problem = "--csv: for a table of runs, not for two checkpoints. Leave it out"
+    if problem:
+        raise UserError(problem)
     a, b = checkpoints
     return compare_checkpoints(a, b, data, device)
 
 
 def compare_checkpoints(a: Path, b: Path, data: str | None = None, device: str = "auto") -> str:
-    """Tests both checkpoints on the test images that both were kept from, and says whether they differ.
+    """Tests both checkpoints on the test images, which neither has seen, and says whether they differ.
 
     Source of the test: McNemar 1947, in its exact (binomial) form, by mlxtend.
 
@@ -112,12 +116,11 @@ def _test(path: Path, root: str | None, device: str) -> tuple["DigitsDataModule"
     import lightning as L
     import torch
 
-    from digits import hardware
+    from digits import build, hardware
     from digits.checkpoints import Checkpoint
     from digits.classifier import Classifier
-    from digits.console import quiet_libraries
 
-    quiet_libraries()
+    build.quiet_libraries()
     hardware.plain_float32()
     checkpoint = Checkpoint.open(path)
     network, data = checkpoint.network(), checkpoint.data(root=root)
@@ -137,7 +140,7 @@ def _test(path: Path, root: str | None, device: str) -> tuple["DigitsDataModule"
 
 
 def _differences(a: "DigitsDataModule", b: "DigitsDataModule") -> str:
-    """The settings of the data that may be the reason."""
+    """The settings of the data that differ, which may be the reason."""
     pairs = {name: (value, b.settings[name]) for name, value in a.settings.items() if name not in ("mean", "std")}
     differ = [f"data.{name}={one} and {other}" for name, (one, other) in pairs.items() if one != other]
     return f" ({'; '.join(differ)})" if differ else ""
@@ -146,10 +149,8 @@ def _differences(a: "DigitsDataModule", b: "DigitsDataModule") -> str:
 def _verdict(only_a: int, only_b: int, p_value: float) -> str:
     if p_value < ALPHA:
         better = "A" if only_a > only_b else "B"
-        return (
-            f"{better} is better, significantly at {ALPHA}: chance alone would rarely divide them {only_a} to {only_b}."
-        )
-    return f"Not significant at {ALPHA}: where only one is right, {only_a} to {only_b} may well be chance."
+        return f"{better} is better, significantly at {ALPHA}: {only_a} to {only_b} is rarely chance."
+    return f"Not significant at {ALPHA}: {only_a} to {only_b} may well be chance."
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ import webbrowser
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
+from pydantic import Field
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
@@ -29,8 +30,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from digits.command import command
 from digits.errors import UserError
+from digits.validation import FilePath, Settings, read_settings
 
 if TYPE_CHECKING:
+    import uvicorn
     from PIL import Image
 
     from digits.pictures.reader import ImageClassifier, Prediction
@@ -38,8 +41,8 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOST_BYTES = 20 * 2**20  # of a picture's file
-BYTES_IN_MEMORY = 2**20  # of each; the rest waits on the disk, so that many at once do not fill the memory
-HEAD_SECONDS = 10  # within which a request has to begin, or up to twice that
+BYTES_IN_MEMORY = 2**20  # of a file; a larger one waits on the disk, so that many at once do not fill the memory
+HEAD_SECONDS = 10  # within which, or twice that, a connection has to send the head of its next request
 UPLOAD_SECONDS = 60
 PICTURES_AT_ONCE = 2  # a large photo takes hundreds of MB while it is read
 MOST_CONNECTIONS = 256
@@ -56,84 +59,90 @@ HEADERS = {
 log = logging.getLogger(__name__)
 
 
+class DemoSettings(Settings):
+    """The keys of configs/demo.yaml."""
+
+    ckpt_path: FilePath | None
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+    open_browser: bool
+    log_dir: FilePath
+
+
 @command("demo", keeps_run=False)
 def main(cfg: DictConfig) -> None:
     """Serves the page until Ctrl-C."""
-    for name in ("ckpt_path", "host"):
-        if not isinstance(cfg[name], str) and not (name == "ckpt_path" and cfg[name] is None):
-            raise UserError(f"{name}={cfg[name]}: give one, as text")
-    with listen(cfg.host, cfg.port) as listener:
-        import uvicorn
-
+    settings = read_settings(DemoSettings, cfg)
+    with listen(settings.host, settings.port) as listener:
         from digits.runs.run import newest_checkpoint
 
-        path = Path(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
-        log.info("model: %s%s", path, "" if cfg.ckpt_path else f", the newest under {cfg.log_dir}")
+        path = settings.ckpt_path or newest_checkpoint(settings.log_dir)
+        log.info("model: %s%s", path, "" if settings.ckpt_path else f", the newest under {settings.log_dir}")
         classifier = open_classifier(path)
         address, port = listener.getsockname()[:2]
+        # With DNS rebinding, another site's name leads here: the page must not open to that site.
         local = address in ("127.0.0.1", "::1")
-        # Another site's name that is made to lead here must not open the page to that site (DNS rebinding).
         app = application(classifier, path.name, LOOPBACK if local else ["*"])
         everywhere = address in ("0.0.0.0", "::")
         name = "127.0.0.1" if everywhere else f"[{address}]" if ":" in address else address
         url = f"http://{name}:{port}"
         log.info("open %s%s (Ctrl-C ends)", url, ", or any other address of this machine" if everywhere else "")
-        if cfg.open_browser:
-            threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()  # some wait for their window
-        settings = uvicorn.Config(
-            app,
-            http=impatient_protocol(),
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=1,
-        )
-        uvicorn.Server(settings).run([listener])
+        if settings.open_browser:
+            threading.Thread(
+                target=webbrowser.open, args=[url], daemon=True
+            ).start()  # some browsers block until they have a window
+        server(app).run([listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Opens the port, before the seconds that a model takes to load.
 
     Raises:
-        UserError: if that cannot be; where another program has the port, with one that is free.
+        UserError: if that cannot be; where another program has the port, it names one that is free.
     """
-    if not 0 <= port <= 65535:
-        raise UserError(f"port={port}: a port lies between 1 and 65535; 0 takes any that is free")
     try:
         [(family, *_), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         listener = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
     except OSError as error:
+        reason = str(error.strerror)
         if error.errno == errno.EADDRINUSE:
             with listen(host, 0) as free:
-                other = free.getsockname()[1]
-            raise UserError(f"port={port} is taken by another program; port={other} is free") from error
-        raise UserError(f"host={host} port={port}: {error.strerror}") from error
+                reason = f"another program has it; port={free.getsockname()[1]} is free"
+        raise UserError(f"host={host} port={port}: {reason}") from error
     # Inherited by each connection. Without it an answer's body waits 40 ms for the acknowledgement of its head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
-def impatient_protocol() -> type[asyncio.Protocol]:
-    """uvicorn's HTTP, which alone would wait for the head of a request for ever."""
+def server(app: Starlette) -> "uvicorn.Server":
+    """A server that closes connections which send no request; uvicorn alone would wait for the head of one for ever."""
     import h11
-    from uvicorn.protocols.http.h11_impl import H11Protocol
+    import uvicorn
 
-    class ImpatientProtocol(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-            super().connection_made(transport)
-            self.look(waited_after=None)
+    silent: dict[Any, Any] = {}  # connections that wait for the head of a request, with the request before it
 
-        def look(self, waited_after: Any) -> None:
-            """Closes a connection that waits for the same request's head as the last time."""
-            waits = self.conn.their_state is h11.IDLE
-            if waits and waited_after == [self.cycle]:
-                self.transport.close()
-            elif not self.transport.is_closing():
-                self.loop.call_later(HEAD_SECONDS, self.look, [self.cycle] if waits else None)
+    async def close_silent() -> None:
+        nonlocal silent
+        connections: set[Any] = set(made.server_state.connections)
+        before, silent = silent, {one: one.cycle for one in connections if one.conn.their_state is h11.IDLE}
+        for connection, cycle in silent.items():
+            if connection in before and before[connection] is cycle:
+                connection.transport.close()
 
-    return ImpatientProtocol
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=1,
+        callback_notify=close_silent,
+        timeout_notify=HEAD_SECONDS,
+    )
+    made = uvicorn.Server(config)
+    return made
 
 
 def open_classifier(path: Path) -> "ImageClassifier":
@@ -144,14 +153,14 @@ def open_classifier(path: Path) -> "ImageClassifier":
     """
     from digits.pictures.reader import load_classifier, onnx_classifier
 
-    if path.suffix != ".ckpt":
+    if path.suffix in (".onnx", ".pth"):
         return load_classifier(path)
-    log.info("turning it into ONNX; an exported best.onnx would start at once (python -m digits.export)")
+    log.info("converting it to ONNX; an exported best.onnx starts at once (python -m digits.export)")
     from digits.checkpoints import Checkpoint
-    from digits.export import to_onnx
+    from digits.onnx_model import to_onnx
 
     checkpoint = Checkpoint.open(path)
-    return onnx_classifier(to_onnx(checkpoint.network(), checkpoint.facts), path)
+    return onnx_classifier(to_onnx(checkpoint.network(), checkpoint.facts))
 
 
 def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tuple[str, ...] = LOOPBACK) -> Starlette:
@@ -198,16 +207,8 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
         assert isinstance(error, HTTPException)  # Starlette's types know one kind of handler for all
         return JSONResponse({"message": error.detail}, error.status_code, error.headers)
 
-    files = [
-        Route(
-            "/" if path.name == "index.html" else f"/{path.name}",
-            Response(path.read_bytes(), media_type=mimetypes.guess_type(path.name)[0]),
-            methods=["GET"],
-        )
-        for path in sorted(PAGE.iterdir())
-    ]
     routes = [
-        *files,
+        *page_files(),
         Route("/model", JSONResponse(model), methods=["GET"]),
         Route("/predict", predict, methods=["POST"]),
     ]
@@ -215,26 +216,34 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
     return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: complain})
 
 
+def page_files() -> list[Route]:
+    """The files of the page, each at its name."""
+    return [
+        Route(
+            "/" if path.name == "index.html" else f"/{path.name}",
+            Response(path.read_bytes(), media_type=mimetypes.guess_type(path.name)[0]),
+            methods=["GET"],
+        )
+        for path in sorted(PAGE.iterdir())
+    ]
+
+
 async def receive(request: Request, body: IO[bytes]) -> None:
     """Writes a request's body to a file.
 
     Raises:
-        HTTPException: if it is empty, too large or too slow.
+        HTTPException: if it is too large or too slow.
         ClientDisconnect: if the client is gone.
     """
-    too_large = HTTPException(413, f"the picture has more than {MOST_BYTES // 2**20} MB, the most that is taken")
-    if int(request.headers.get("content-length", 0)) > MOST_BYTES:
-        raise too_large
+    announced = int(request.headers.get("content-length", 0))
     try:
         async with asyncio.timeout(UPLOAD_SECONDS):
             async for chunk in request.stream():
                 body.write(chunk)
-                if body.tell() > MOST_BYTES:
-                    raise too_large
+                if max(announced, body.tell()) > MOST_BYTES:
+                    raise HTTPException(413, f"the picture has more than {MOST_BYTES // 2**20} MB, the most allowed")
     except TimeoutError as error:
         raise HTTPException(408, f"the picture did not arrive within {UPLOAD_SECONDS} seconds") from error
-    if not body.tell():
-        raise HTTPException(422, "there is no picture: send the content of an image file")
 
 
 def read(classifier: "ImageClassifier", body: IO[bytes], mode: str) -> Response:

@@ -1,6 +1,8 @@
 """Exceptions with a meaning for the commands: what the user can put right, and what a search ends early."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -26,3 +28,21 @@ class Diverged(UserError):
             f"training diverged: {what} after step {step}{rate}."
             " Lower optimizer.lr, or clip with trainer.gradient_clip_val=1"
         )
+
+
+@contextmanager
+def one_line_errors(name: object, what: str) -> Iterator[None]:
+    """Turns whatever the reader of a file fails with into a UserError of one line: a damaged one can break it anywhere.
+
+    Args:
+        name: of the file.
+        what: is wrong with it, as far as one knows; that it cannot be opened is said in the system's words.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = textwrap.shorten(str(error), 300) or type(error).__name__
+        line = f"{what}: {reason}"
+        if isinstance(error, OSError) and error.filename is not None:  # the file system's, no reader's
+            line = str(error.strerror)
+        raise UserError(f"{name}: {line}") from error

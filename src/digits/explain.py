@@ -1,14 +1,15 @@
 """Draws on which pixels an answer rests:  python -m digits.explain images=photo.png ckpt_path=..."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from omegaconf import DictConfig
 
 from digits.command import command
 from digits.errors import UserError
-from digits.predict import answer, image_paths, names_for, report_failures
+from digits.pictures.answers import ImagePaths, output_names, read_files, report_failures
+from digits.validation import FilePath, Settings, read_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,14 +21,19 @@ log = logging.getLogger(__name__)
 METHODS = {"integrated_gradients": "integrated gradients", "grad_cam": "Grad-CAM"}
 
 
+class ExplainSettings(Settings):
+    """The keys of configs/explain.yaml."""
+
+    images: ImagePaths
+    ckpt_path: FilePath | None
+    method: Literal["integrated_gradients", "grad_cam"]
+    log_dir: FilePath
+
+
 @command("explain")
 def main(cfg: DictConfig, run: "Run") -> None:
-    """Leaves a folder with a picture for each file: the digit, what speaks for the answer and for the runner-up."""
-    if cfg.method not in METHODS:
-        raise UserError(f"method={cfg.method}: there are {', '.join(METHODS)}")
-    paths = image_paths(cfg.images)
-
-    from tqdm import tqdm
+    """Leaves a folder with a figure for each file: the digit, what speaks for the answer and for the runner-up."""
+    settings = read_settings(ExplainSettings, cfg)
 
     from digits import figures
     from digits.checkpoints import Checkpoint
@@ -36,31 +42,29 @@ def main(cfg: DictConfig, run: "Run") -> None:
     from digits.runs.run import newest_checkpoint
 
     run.save_config(cfg)
-    checkpoint_path = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
-    checkpoint = Checkpoint.open(checkpoint_path)
+    checkpoint = Checkpoint.open(settings.ckpt_path or newest_checkpoint(settings.log_dir))
     network, facts = checkpoint.network(), checkpoint.facts
     classifier = torch_classifier(network, facts)
     model = RawPixels(network, facts.mean, facts.std).float().eval()
-    log.info("of:     %s, trained on %s", checkpoint_path, facts.dataset)
-    run.update(ckpt_path=checkpoint_path)
+    log.info("model:  %s, trained on %s", checkpoint.path, facts.dataset)
+    run.update(ckpt_path=str(checkpoint.path))
 
     answers = []
-    for path, name in zip(tqdm(paths, unit="image", leave=False, disable=None), names_for(paths), strict=True):
-        answers.append(answer(path, lambda path: [classifier.predict(path)]))
-        if answers[-1].error:
-            continue
-        [prediction] = answers[-1].predictions
-        named = {
-            prediction.label: prediction.probability,
-            prediction.runner_up: prediction.runner_up_probability,
-        }
-        maps = [attribution(model, prediction.image, facts.class_names.index(label), cfg.method) for label in named]
-        title = f"{path.name}: what speaks for and against, by {METHODS[cfg.method]}"
-        figure = figures.explanation(prediction.image, named, maps, title)
-        run.save_figure(name, figure)
-        log.info("%s: %s", path, prediction)
-    run.update(answers={str(one.path): str(one.predictions[0] if one.predictions else one.error) for one in answers})
-    log.info("saved: %s", run.folder)
+    read = read_files(settings.images, lambda path: [classifier.predict(path)])
+    for answer, name in zip(read, output_names(settings.images), strict=True):
+        answers.append(answer)
+        for prediction in answer.predictions:
+            named = {
+                prediction.label: prediction.probability,
+                prediction.runner_up: prediction.runner_up_probability,
+            }
+            numbers = map(facts.class_names.index, named)
+            maps = [attribution(model, prediction.image, number, settings.method) for number in numbers]
+            title = f"{answer.path.name}: what speaks for and against, by {METHODS[settings.method]}"
+            run.save_figure(name, figures.explanation(prediction.image, named, maps, title))
+            log.info("%s: %s", answer.path, prediction)
+    run.update(answers={str(one.path): str(one.predictions[0]) if one.predictions else one.error for one in answers})
+    log.info("saved:  %s", run.folder)
     report_failures(answers)
 
 

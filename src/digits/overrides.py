@@ -95,7 +95,7 @@ def check_arguments(arguments: Sequence[str], config_name: str) -> None:
         UserError: naming the argument.
     """
     flags = any(argument.startswith("-") for argument in arguments)
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if problem := _problem(argument, following, flags, config_name):
             raise UserError(f"{argument}: {problem}")
 

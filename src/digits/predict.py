@@ -1,148 +1,73 @@
 """Reads images with a trained network:  python -m digits.predict images=photo.png ckpt_path=..."""
 
 import csv
-import glob
 import json
 import logging
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Self
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
+from pydantic import model_validator
 
 from digits.atomic import atomic_write
 from digits.command import command
-from digits.errors import UserError
-
-if TYPE_CHECKING:
-    from digits.pictures.reader import Prediction
+from digits.pictures.answers import Answer, ImagePaths, output_names, read_files, report_failures
+from digits.validation import FilePath, Settings, read_settings
 
 log = logging.getLogger(__name__)
-MODES = ("digit", "line")
-OUTPUTS = (".csv", ".json")
 COLUMNS = ["file", "position", "label", "probability", "runner_up", "runner_up_probability"]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What there is to say about one file: predictions from left to right, or why there are none."""
+class PredictSettings(Settings):
+    """The keys of configs/predict.yaml."""
 
-    path: Path
-    predictions: "list[Prediction]" = field(default_factory=list)
-    error: str = ""
+    images: ImagePaths
+    ckpt_path: FilePath | None
+    mode: Literal["digit", "line"]
+    output: FilePath | None
+    save_preprocessed: FilePath | None
+    log_dir: FilePath
+
+    @model_validator(mode="after")
+    def _outputs_can_be_written(self) -> Self:
+        problem, output, seen = "", self.output, self.save_preprocessed
+        if output and (output.suffix not in WRITERS or not output.absolute().parent.is_dir()):
+            problem = f"output={output}: give a file that ends with {' or '.join(WRITERS)}, in a folder that exists"
+        if seen and seen.resolve() in {path.resolve().parent for path in self.images}:
+            problem = f"save_preprocessed={seen}: the pictures themselves are there. Give another folder"
+        if problem:
+            raise ValueError(problem)
+        return self
 
 
 @command("predict", keeps_run=False)
 def main(cfg: DictConfig) -> None:
     """Prints a table; a file that cannot be read gets its line, and the others their answers."""
-    if cfg.mode not in MODES:
-        raise UserError(f"mode={cfg.mode}: there are {', '.join(MODES)}")
-    output = cfg.output and Path(str(cfg.output)).expanduser()
-    if output and output.suffix not in OUTPUTS:
-        raise UserError(f"output={cfg.output}: give a file that ends with {' or '.join(OUTPUTS)}")
-    if output and not output.absolute().parent.is_dir():
-        raise UserError(f"output={cfg.output}: there is no folder {output.parent}")
-    paths = image_paths(cfg.images)
-    seen = cfg.save_preprocessed and Path(str(cfg.save_preprocessed)).expanduser()
-    if seen and seen.resolve() in {path.resolve().parent for path in paths}:
-        raise UserError(f"save_preprocessed={seen}: the pictures themselves are there. Give another folder")
-
-    from tqdm import tqdm
+    settings = read_settings(PredictSettings, cfg)
 
     from digits.console import as_text
     from digits.pictures.reader import load_classifier
     from digits.runs.run import newest_checkpoint
 
-    checkpoint = str(cfg.ckpt_path or newest_checkpoint(cfg.log_dir))
+    checkpoint = settings.ckpt_path or newest_checkpoint(settings.log_dir)
     classifier = load_classifier(checkpoint)
-    log.info("of:     %s, trained on %s", checkpoint, classifier.facts.dataset)
-    read = classifier.predict_line if cfg.mode == "line" else lambda path: [classifier.predict(path)]
-    answers = []
-    for path in tqdm(paths, unit="image", leave=False, disable=None):  # None: no bar where there is no terminal
-        answers.append(answer(path, read))
+    log.info("model:  %s, trained on %s", checkpoint, classifier.facts.dataset)
+    read = classifier.predict_line if settings.mode == "line" else lambda path: [classifier.predict(path)]
+    answers = list(read_files(settings.images, read))
 
-    log.info("%s", as_text(_table(answers, cfg.mode, "digit" if classifier.facts.are_digits else "class")))
-    if seen:
-        _save_preprocessed(answers, seen)
-        log.info("what the network saw: %s", seen)
-    if output:
-        write = _write_json if output.suffix == ".json" else _write_csv
-        write(answers, output)
-        log.info("saved: %s", output)
+    log.info("%s", as_text(_table(answers, settings.mode, "digit" if classifier.facts.are_digits else "class")))
+    if settings.save_preprocessed:
+        _save_preprocessed(answers, settings.save_preprocessed)
+        log.info("what the network saw: %s", settings.save_preprocessed)
+    if settings.output:
+        with atomic_write(settings.output) as part:
+            WRITERS[settings.output.suffix](answers, part)
+        log.info("saved:  %s", settings.output)
     report_failures(answers)
 
 
-def answer(path: Path, read: Callable[[Path], "list[Prediction]"]) -> Answer:
-    """What `read` finds in a file, or why it finds nothing."""
-    from digits.pictures.normal_form import NothingFoundError
-
-    try:
-        return Answer(path, read(path))
-    except NothingFoundError as error:
-        return Answer(path, error=f"{path}: {error}")
-    except UserError as error:
-        return Answer(path, error=str(error))
-    except Exception as error:  # one picture that surprises must not cost the others their answers
-        reason = " ".join(str(error).split())
-        return Answer(path, error=f"{path}: cannot be read ({type(error).__name__}: {reason}). Please report it")
-
-
-def image_paths(images: Any) -> list[Path]:
-    """The files that are meant by a path, a folder, a pattern, or a list of them; a file need not exist.
-
-    Raises:
-        UserError: for a folder or a pattern without images.
-    """
-    from digits.pictures.decode import IMAGE_SUFFIXES
-
-    paths: list[Path] = []
-    asked = list(images) if isinstance(images, ListConfig | list) else [images]
-    for name in asked:
-        if not isinstance(name, str | int | float) or str(name) == "":
-            raise UserError(f"images={images}: give a file, a folder, a pattern, or several: images=[a.png,b.png]")
-        path = Path(str(name)).expanduser()
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise UserError(f"images={name}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            paths += found
-        elif glob.has_magic(str(path)) and not path.exists():
-            matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - a pattern may begin with /
-            found = sorted(file for file in matches if not file.is_dir())
-            if not found:
-                raise UserError(f"images={name}: no file matches")
-            paths += found
-        else:
-            paths.append(path)
-    if not paths:
-        raise UserError("images=[]: give a file, a folder or a pattern")
-    return paths
-
-
-def report_failures(answers: list[Answer]) -> None:
-    """Says why files have no answer, and makes it the command's error.
-
-    Raises:
-        UserError: if there is such a file.
-    """
-    failed = [answer.error for answer in answers if answer.error]
-    if len(failed) == len(answers) == 1:
-        raise UserError(failed[0])
-    for error in failed:
-        print(f"error: {error}", file=sys.stderr)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(answers)} files have no answer, as said above")
-
-
-def names_for(paths: list[Path]) -> list[str]:
-    """A name for what is written of each file: its own without the suffix, all of them numbered where two are alike."""
-    stems = [path.stem for path in paths]
-    return stems if len(set(stems)) == len(stems) else [f"{i:04d}_{stem}" for i, stem in enumerate(stems, start=1)]
-
-
-def _table(answers: list[Answer], mode: str, noun: str) -> Any:
+def _table(answers: Sequence[Answer], mode: str, noun: str) -> Any:
     from rich import box
     from rich.table import Table
 
@@ -168,7 +93,7 @@ def _table(answers: list[Answer], mode: str, noun: str) -> Any:
     return table
 
 
-def _rows(answers: list[Answer]) -> Iterator[dict[str, Any]]:
+def _rows(answers: Sequence[Answer]) -> Iterator[dict[str, Any]]:
     for answer in answers:
         if answer.error:
             yield {"file": str(answer.path), "error": answer.error}
@@ -178,23 +103,25 @@ def _rows(answers: list[Answer]) -> Iterator[dict[str, Any]]:
             yield row | {"probabilities": prediction.probabilities, "box": list(prediction.box)}
 
 
-def _write_json(answers: list[Answer], path: Path) -> None:
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(list(_rows(answers)), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write_json(answers: Sequence[Answer], path: Path) -> None:
+    path.write_text(json.dumps(list(_rows(answers)), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_csv(answers: list[Answer], path: Path) -> None:
-    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, "left", "top", "right", "bottom", "error"], extrasaction="ignore")
+def _write_csv(answers: Sequence[Answer], path: Path) -> None:
+    edges = ["left", "top", "right", "bottom"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*COLUMNS, *edges, "error"], extrasaction="ignore")
         writer.writeheader()
         for row in _rows(answers):
-            box = dict(zip(("left", "top", "right", "bottom"), row.get("box", []), strict=False))
-            writer.writerow(row | box)
+            writer.writerow(row | dict(zip(edges, row.get("box", []), strict=False)))
 
 
-def _save_preprocessed(answers: list[Answer], folder: Path) -> None:
+WRITERS = {".csv": _write_csv, ".json": _write_json}
+
+
+def _save_preprocessed(answers: Sequence[Answer], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for answer, name in zip(answers, names_for([answer.path for answer in answers]), strict=True):
+    for answer, name in zip(answers, output_names([answer.path for answer in answers]), strict=True):
         for position, prediction in enumerate(answer.predictions, start=1):
             suffix = f"_{position}" if len(answer.predictions) > 1 else ""
             with atomic_write(folder / f"{name}{suffix}.png") as part:

@@ -3,9 +3,11 @@
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from digits.errors import UserError
 
@@ -17,6 +19,24 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+def _as_path(value: Any) -> Any:
+    return Path(str(value)).expanduser() if isinstance(value, str | int | float) else value
+
+
+FilePath = Annotated[Path, BeforeValidator(_as_path), Field(strict=False)]  # from what YAML makes of a name: 5 is one
+S = TypeVar("S", bound=Settings)
+
+
+def read_settings(kind: type[S], cfg: DictConfig) -> S:
+    """A whole config as settings.
+
+    Raises:
+        UserError: naming the first key whose value is of another kind or out of range.
+    """
+    with user_errors(""):
+        return kind.model_validate(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
 
 
 @contextmanager

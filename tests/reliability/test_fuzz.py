@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import RELIABILITY, SEED, Command
+from digits.runs.remembered import read_config, read_record, read_yaml
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -36,7 +37,6 @@ from digits.data.files import idx_problem
 from digits.data.folder import ImageFolder
 from digits.errors import UserError
 from digits.pictures.reader import ImageClassifier
-from digits.runs.remembered import read_config, read_record, read_yaml
 
 pytestmark = pytest.mark.slow
 EXAMPLES = int(os.environ.get("DIGITS_FUZZ", "300"))

@@ -64,7 +64,7 @@ class DataSettings(_Kept):
     pin_memory: bool | None
     persistent_workers: bool
     val_size: Size | None
-    image_size: Annotated[int, Field(ge=1)] | None
+    image_size: Annotated[int, Field(ge=1, le=LARGEST_IMAGE)] | None
     mean: Annotated[Numbers | None, BeforeValidator(_as_list)]
     std: Annotated[PositiveNumbers | None, BeforeValidator(_as_list)]
 

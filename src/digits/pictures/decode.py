@@ -18,7 +18,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # of the files that a folder is read for
 MAX_PIXELS = 100_000_000
 TOO_LARGE = f"more than {MAX_PIXELS // 1_000_000} megapixels. Make it smaller"
-UNKNOWN = "empty, or no picture of a known format. Give a PNG, JPEG, WebP, BMP or TIFF"
+UNKNOWN = "no picture of a known format, or an empty file. Give a PNG, JPEG, WebP, BMP or TIFF"
 STRIP_ROWS = 128
 # Of the longer side. What has twice as many or more is reduced: a digit needs no more, and a photograph takes seconds.
 ENOUGH_PIXELS = 1500

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from digits.errors import UserError
+from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
 from digits.pictures.normal_form import Found, find_image, find_images, form_of
@@ -123,16 +123,15 @@ def load_classifier(
     if any(given) and not (all(given) and path.suffix == ".pth"):
         raise UserError(f"{path}: give network= and facts= together, and only for a *.pth that carries neither")
     if path.suffix == ".onnx":
-        return onnx_classifier(_bytes(path), path)
+        return onnx_classifier(path)
 
     from digits.archive import load
     from digits.checkpoints import Checkpoint, open_state_dict
 
     if facts:
-        try:
-            network.load_state_dict(load(path))
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: no weights of this {type(network).__name__}") from error
+        weights = load(path)
+        with one_line_errors(path, f"no weights of this {type(network).__name__}"):
+            network.load_state_dict(weights)
     elif path.suffix == ".pth":
         network, facts = open_state_dict(path)
     else:
@@ -156,35 +155,27 @@ def torch_classifier(network: Any, facts: ModelFacts, device: str = "cpu") -> Im
     return ImageClassifier(logits, facts)
 
 
-def onnx_classifier(model: bytes, path: str | Path) -> ImageClassifier:
-    """One that computes with ONNX Runtime, from an exported model; `path` is for the message of an error.
+def onnx_classifier(model: bytes | Path) -> ImageClassifier:
+    """One that computes with ONNX Runtime, from an exported model or its file.
 
     Raises:
         UserError: if that is no model that digits.export wrote.
     """
     import onnxruntime
 
-    try:
-        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    name = model if isinstance(model, Path) else "the model"
+    with one_line_errors(name, "no ONNX model that python -m digits.export wrote, or a damaged one"):
+        # As bytes: a path would let the model name further files to read.
+        content = model.read_bytes() if isinstance(model, Path) else model
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         facts = ModelFacts.from_json(session.get_modelmeta().custom_metadata_map["digits"])
         blank = np.zeros((1, facts.channels, facts.image_size, facts.image_size), dtype=np.uint8)
         [answer] = session.run(None, {"pixels": blank})
         if answer.shape != (1, len(facts.class_names)):
-            raise ValueError("as many answers as class names are expected")
-    except Exception as error:  # a damaged file can break the parser anywhere
-        raise UserError(
-            f"{path}: no ONNX model that python -m digits.export wrote, or a damaged one ({type(error).__name__})"
-        ) from error
+            raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
 
     def logits(images: np.ndarray) -> np.ndarray:
         [answer] = session.run(None, {"pixels": images})
         return answer
 
     return ImageClassifier(logits, facts)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error

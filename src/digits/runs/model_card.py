@@ -1,4 +1,4 @@
-"""The card of a trained network, for whoever gets it: what it was made of, how good it is, and what it is not for."""
+"""The model card of a run: how the network was trained, how good it is, and what it is not for."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from digits.report import METRICS
+from digits.metrics import SCORES
 from digits.runs.run import Run
 
 CONFIDENCE = 0.95
@@ -56,10 +56,10 @@ def model_card(run: Run, class_names: Sequence[str]) -> str:
 
 
 def intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % confidence intervals of the figures that a confusion matrix gives, for other images of the same kind.
+    """95 % confidence intervals, for other test images of the same kind, of the metrics that a confusion matrix gives.
 
-    Of the accuracy, Wilson's; of precision, recall and F1 (weighted by class size), the bootstrap's percentiles. They
-    say how much the choice of test images matters, not how much another seed would.
+    Wilson's for the accuracy; the bootstrap's percentiles for precision, recall and F1, weighted by class size. They
+    say how much depends on the choice of test images, not on the seed.
 
     Args:
         confusion: counts (num_classes, num_classes), row target and column prediction.
@@ -71,7 +71,7 @@ def intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, tuple[float, fl
     drawn = np.random.default_rng(seed).multinomial(total, (confusion / total).ravel(), size=RESAMPLES)
     drawn = drawn.reshape(RESAMPLES, *confusion.shape)  # (RESAMPLES, num_classes, num_classes)
     hits = drawn.diagonal(axis1=1, axis2=2)
-    target, pred = drawn.sum(axis=2), drawn.sum(axis=1)  # images of each class, answers of each class
+    target, pred = drawn.sum(axis=2), drawn.sum(axis=1)  # images and predictions of each class
     by_class = {
         "precision": hits / np.maximum(pred, 1),
         "recall": hits / np.maximum(target, 1),
@@ -91,7 +91,7 @@ def _warnings(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str
     if not facts["epochs"]:
         warnings.append("**Not trained:** no epoch was run.")
     if settings["trainer"]["fast_dev_run"]:
-        warnings.append("**A trial run** (`trainer.fast_dev_run`), no result.")
+        warnings.append("**A test run** (`trainer.fast_dev_run`), not a result.")
     return warnings
 
 
@@ -99,17 +99,18 @@ def _figures(facts: Mapping[str, Any]) -> list[str]:
     if "test/acc" not in facts:
         return ["It was not tested."]
     confusion = np.array(facts["confusion_matrix"])
-    between = intervals(confusion)
+    between = {name: f"{low:.2%} to {high:.2%}" for name, (low, high) in intervals(confusion).items()}
     rows = [
-        f"| {title} | {facts[f'test/{name}']:.2%} | {between[name][0]:.2%} to {between[name][1]:.2%} |"
-        for name, title in METRICS.items()
+        f"| {one.label} | {facts[f'test/{one.name}']:.2%} | {between.get(one.name, '')} |"
+        for one in SCORES
+        if f"test/{one.name}" in facts
     ]
     missed = ", ".join(facts["misclassification"]["most_missed"]) or "none"
     return [
         f"On {confusion.sum():,} test images that had no part in training or in any choice:",
         "\n".join(["| | | 95 % confidence interval |", "|---|---|---|", *rows]),
-        "The interval is over test images, not over seeds: another seed gives another network. Precision, recall and F1"
-        f" are weighted by class size. Most often missed: {missed}.",
+        "The interval covers the choice of test images, not of the seed, which gives another network. Precision, recall"
+        f" and F1 are weighted by class size. Most often missed: {missed}.",
         "![Confusion matrix](confusion_matrix.png)",
     ]
 
@@ -122,7 +123,7 @@ def _data(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         f"- Validation is cut from the training images, stratified by class (`data.split_seed="
         f"{settings['data']['split_seed']}`)."
         if sizes["val"]
-        else "- Nothing was validated: the last epoch was kept.",
+        else "- There was no validation: the last epoch was kept.",
     ]
     if settings["data"]["folds"]:
         lines.append(f"- The test images are fold {settings['data']['fold']} of {settings['data']['folds']}.")
@@ -154,12 +155,12 @@ def _limits(facts: Mapping[str, Any]) -> str:
     shown = SHOWN.get(facts["dataset"], f"the images of {facts['data']}")
     return "\n".join(
         [
-            f"- It was shown {shown}. Anything else, it was never shown: other alphabets and other ways of writing,"
-            " photographs with their light and their ground, several signs in one image, an empty image.",
-            "- It gives one of its classes for any image whatever, and a high probability says little where the image"
-            " is not of the kind above.",
-            "- `python -m digits.predict` brings a picture into this form first, and says where it finds nothing.",
-            "- Not for decisions about people, or about money, without a person who checks them.",
+            f"- It was trained on {shown}. It has never seen anything else: other alphabets or handwriting, photographs"
+            " with uneven light and background, several characters in one image, an empty image.",
+            "- It gives one of its classes for every image. A high probability means little for an image of another"
+            " kind than above.",
+            "- `python -m digits.predict` first brings a picture into this form, and says so where it finds nothing.",
+            "- Do not use it for decisions about people or money unless a person checks them.",
         ]
     )
 

@@ -54,7 +54,7 @@ def check_processes(trainer: "L.Trainer") -> None:
     if trainer.num_nodes > 1 and alone and "NODE_RANK" not in os.environ:
         raise UserError(
             f"trainer.num_nodes={trainer.num_nodes}: this process was started alone. Start one for each device, on each"
-            " machine, with torchrun or srun: see the README"
+            " machine, with torchrun or srun: see docs/runs.md"
         )
     # Lightning starts the others by this one's command line, which a launcher's worker process does not have.
     launcher = HydraConfig.get().runtime.choices.get("hydra/launcher", "basic")

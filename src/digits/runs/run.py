@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 RECORD, CONFIG = "metrics.json", "config.yaml"
+NO_SETTING = {"log_dir", "resume", "resume_sweep", "checkpoint_every_seconds", "callbacks.pruning.trial"}
 MAX_YAML_CHARACTERS, MAX_YAML_DEPTH = 500_000, 50
 DPI = 110  # of figures
 
@@ -138,11 +139,15 @@ class Run:
             return True
 
     @property
+    def overrides(self) -> list[str]:
+        """As typed, but for those that say where the run is and what it belongs to."""
+        return [one for one in self.facts.get("overrides", []) if one.partition("=")[0].lstrip("+~") not in NO_SETTING]
+
+    @property
     def command(self) -> str:
         """Trains it again; quoted for a shell."""
-        overrides = self.facts.get("overrides", [])
-        searched = any(one.startswith("hparams_search=") for one in overrides)
-        return shlex.join(["python", "train.py", *(["hydra.mode=RUN"] if searched else []), *overrides])
+        searched = any(one.startswith("hparams_search=") for one in self.overrides)
+        return shlex.join(["python", "train.py", *(["hydra.mode=RUN"] if searched else []), *self.overrides])
 
     @property
     def resume_command(self) -> str:
@@ -285,7 +290,7 @@ def code_state() -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> Any:
-    """The plain content of a YAML file; interpolations stay what they are."""
+    """The plain content of a YAML file."""
     text = path.read_text(encoding="utf-8")
     depth = 0
     try:
@@ -295,7 +300,10 @@ def _read_yaml(path: Path) -> Any:
                 raise yaml.YAMLError("aliases, or nested too deep")
         if len(text) > MAX_YAML_CHARACTERS:
             raise yaml.YAMLError(f"more than {MAX_YAML_CHARACTERS:,} characters")
-        return OmegaConf.to_container(OmegaConf.create(text))
+        plain = OmegaConf.to_container(OmegaConf.create(text))
+        if "${" in json.dumps(plain):  # they could call a resolver, or unfold endlessly too
+            raise yaml.YAMLError("interpolations, where everything has to be resolved")
+        return plain
     except (yaml.YAMLError, OmegaConfBaseException, TypeError, AttributeError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 

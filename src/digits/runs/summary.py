@@ -1,33 +1,33 @@
-"""A table from the folders of runs: what differs between them, how good each setting is over its seeds, the best."""
+"""A table of runs: what differs between them, how good each configuration is over its seeds, which is the best."""
 
 import csv
-import re
+import math
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich import box
 from rich.table import Table
 
 from digits.atomic import atomic_write
 from digits.console import as_text
 from digits.errors import UserError
-from digits.runs.run import Run
+from digits.metrics import OBJECTIVE, direction_of
+from digits.runs.differences import REPEATED, Differences, flat, settings_of
+from digits.runs.run import CONFIG, RECORD, Run
 from digits.runs.sweeps import natural
 
-# Where a run goes and what it belongs to, not what is trained.
-NO_SETTING = re.compile(r"(resume|resume_sweep|checkpoint_every_seconds|log_dir|callbacks\.pruning\.trial|hydra\..*)$")
-REPEATED = {"seed": "seeds", "data.fold": "folds"}  # means are taken over these
 UNFINISHED = ("failed", "interrupted", "running", "crashed", "unreadable")  # pruned is an end that the search meant
-FACTS = ("val/acc", "test/acc", "train_seconds", "duration_seconds", "status", "error", "tested_epoch")
+FACTS = ("val/acc", "test/acc", "train_seconds", "duration_seconds", "status", "error", "tested_epoch", "git_commit")
 DRAWN = 40  # configurations: more rows make a poster, not a figure
+SIGN = 1 if direction_of(OBJECTIVE, "summary") == "max" else -1
+NO_CONFIG = f"its {CONFIG} is missing or damaged"
 
 
 @dataclass(frozen=True)
@@ -42,54 +42,34 @@ class Job:
     run: Run
     name: str
 
-    @property
-    def folder(self) -> Path:
-        return self.run.folder
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        return self.run.facts | {"status": self.status, "error": self.run.error}
-
     @cached_property
     def status(self) -> str:
         return self.run.status
 
-    @property
-    def dataset(self) -> str | None:
-        return self.run.dataset
-
-    @property
-    def overrides(self) -> list[str]:
-        return self.run.facts.get("overrides", [])
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The values that its config resolved to; empty where that is missing or damaged."""
+        return settings_of(self._values)
 
     @cached_property
-    def words(self) -> list[str]:
-        """The overrides that bear on the result."""
-        return [word for word in self.overrides if not NO_SETTING.match(_key(word))]
+    def _values(self) -> dict[str, Any]:
+        return flat(self.run.config)
 
     @cached_property
-    def settings(self) -> dict[str, str]:
-        """The value of each overridden key, and the seed."""
-        settings = {_key(word): "removed" if word[0] == "~" else word.partition("=")[2] for word in self.words}
-        return settings | ({"seed": str(self.record["seed"])} if "seed" in self.record else {})
+    def repetition(self) -> dict[str, str]:
+        """Its seed and fold."""
+        return {key: str(self._values[key]) for key in REPEATED if key in self._values}
 
-    def setting(self, key: str) -> str:
-        """The value of a key that this run or another overrides: as it was given here, else as the configs have it."""
-        if key in self.settings:
-            return self.settings[key]
-        value = OmegaConf.select(self.run.config, key)
-        return "default" if value is None else str(value)
+    @cached_property
+    def overrides(self) -> dict[str, str]:
+        """The values that were typed, by key."""
+        parts = (one.lstrip("+").partition("=") for one in self.run.overrides if not one.startswith("~"))
+        return {key: value for key, _, value in parts if key not in REPEATED and key != "hparams_search"}
 
     @property
-    def checkpoint(self) -> Path | None:
-        """The one that was tested."""
-        return self.run.checkpoint
-
-    @property
-    def command(self) -> str:
-        """Trains it again; quoted for a shell."""
-        once = ["hydra.mode=RUN"] if any(_key(word) == "hparams_search" for word in self.words) else []  # no search
-        return shlex.join(["python", "train.py", *once, *self.words])
+    def error(self) -> str:
+        """Why it is not in the table."""
+        return "; ".join(part for part in (self.run.error, "" if self.settings else NO_CONFIG) if part)
 
 
 @dataclass(frozen=True)
@@ -98,50 +78,78 @@ class Configuration:
 
     settings: dict[str, str]
     dataset: str
-    runs: list[Job]
+    jobs: list[Job]
+
+    @property
+    def label(self) -> str:
+        return _joined(self.settings)
 
     def values(self, name: str) -> list[float]:
         """A figure of the record, such as `val/acc`, from each run that has it."""
-        return [run.record[name] for run in self.runs if run.record.get(name) is not None]
+        return [job.run.facts[name] for job in self.jobs if job.run.facts.get(name) is not None]
 
     def accuracy(self, name: str) -> str:
-        """Mean ± sample standard deviation, for people; a single value has no deviation."""
+        """Mean ± sample standard deviation, for people; a single value has no standard deviation."""
         values = [100 * value for value in self.values(name)]
         if not values:
             return "–"
-        deviation = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-        return f"{mean(values):.2f}{deviation} %" + (f" (of {len(values)})" if len(values) < len(self.runs) else "")
+        sd = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{mean(values):.2f}{sd} %" + (f" (of {len(values)})" if len(values) < len(self.jobs) else "")
+
+    @property
+    def score(self) -> float:
+        """The mean of the objective, the higher the better; nothing measured is the worst."""
+        values = self.values(OBJECTIVE)
+        return SIGN * mean(values) if values else -math.inf
 
     @property
     def seconds(self) -> str:
-        """The mean of what training took."""
+        """The mean time of training."""
         values = self.values("train_seconds")
         return f"{mean(values):.1f}" if values else "–"
+
+    @property
+    def commands(self) -> list[str]:
+        """Train its runs again: one command for all, where they differ in the seed alone."""
+        shared = {tuple(_without_seed(job)) for job in self.jobs}
+        seeds = ",".join(job.repetition.get("seed", "") for job in self.jobs)
+        if len(self.jobs) == 1 or len(shared) > 1 or any(one.startswith("hparams_search=") for one in min(shared)):
+            return [job.run.command for job in self.jobs]
+        return [shlex.join(["python", "train.py", "-m", *min(shared), f"seed={seeds}"])]
 
 
 class Summary:
     """What a number of runs come to, as text for a terminal, as a page, as CSV and as a figure."""
 
-    def __init__(self, runs: Sequence[Job]) -> None:
-        self.runs = runs
-        self.incomplete = [run for run in runs if run.status != "completed"]
-        self.data_sets = sorted({run.dataset for run in runs if run.dataset})
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self.incomplete = [job for job in jobs if job.status != "completed" or not job.settings]
+        self.data_sets = sorted({job.run.dataset for job in jobs if job.run.dataset})
 
     @property
     def failed(self) -> int:
         """Runs that failed or did not finish."""
-        return sum(run.status in UNFINISHED for run in self.runs)
+        return sum(job.status in UNFINISHED for job in self.jobs)
+
+    @cached_property
+    def _known(self) -> list[Job]:
+        return [job for job in self.jobs if job.settings]
+
+    @cached_property
+    def _differences(self) -> Differences:
+        known = self._known
+        datasets = [job.run.dataset or "" for job in known]
+        return Differences([job.settings for job in known], [job.overrides for job in known], datasets)
 
     @cached_property
     def differing(self) -> dict[str, list[str]]:
-        """The keys in which the runs differ, with their values."""
-        known = [run for run in self.runs if run.settings or run.status != "unreadable"]
-        values = {
-            # A job that failed on its overrides has no seed yet, which is no other seed.
-            key: dict.fromkeys(run.setting(key) for run in known if key in run.settings or key not in REPEATED)
-            for key in dict.fromkeys(key for run in known for key in run.settings)
+        """The columns in which the runs differ, then seed and fold if they do, with their values."""
+        columns = {name: list(dict.fromkeys(values)) for name, values in self._differences.columns.items()}
+        repeated = {
+            key: list(dict.fromkeys(job.repetition[key] for job in self._known if key in job.repetition))
+            for key in REPEATED
         }
-        return {key: list(several) for key, several in values.items() if len(several) > 1}
+        return columns | {key: values for key, values in repeated.items() if len(values) > 1}
 
     @cached_property
     def configurations(self) -> list[Configuration]:
@@ -149,24 +157,28 @@ class Summary:
 
         Of runs that repeat configuration, seed and fold the latest counts: the same again is no second sample.
         """
-        columns = [key for key in self.differing if key not in REPEATED]
         groups: dict[tuple, dict[tuple, Job]] = {}
-        for run in sorted(self.runs, key=lambda run: run.record.get("started_at", "")):
-            if run.status == "completed":
-                group = (run.dataset or "", *(run.setting(key) for key in columns))
-                groups.setdefault(group, {})[tuple(run.settings.get(key) for key in REPEATED)] = run
+        columns = {}
+        for number, job in sorted(enumerate(self._known), key=lambda one: one[1].run.facts.get("started_at", "")):
+            if job.status == "completed":
+                key = (job.run.dataset or "", *sorted((name, repr(value)) for name, value in job.settings.items()))
+                groups.setdefault(key, {})[tuple(job.repetition.get(name) for name in REPEATED)] = job
+                columns[key] = {name: values[number] for name, values in self._differences.columns.items()}
         folded = [
-            Configuration(dict(zip(columns, values, strict=True)), dataset, list(runs.values()))
-            for (dataset, *values), runs in groups.items()
+            Configuration(columns[key], key[0], sorted(jobs.values(), key=_position)) for key, jobs in groups.items()
         ]
-        return sorted(folded, key=lambda one: (one.dataset, -mean(one.values("val/acc") or [-1])))
+        return sorted(folded, key=lambda one: (one.dataset, -one.score))
 
     @property
-    def best(self) -> list[Job]:
-        """The run with the highest val/acc on each data set: accuracies on different data do not compare."""
-        scored = [run for one in self.configurations for run in one.runs if run.record.get("val/acc") is not None]
-        by_data = ([run for run in scored if run.dataset == dataset] for dataset in self.data_sets)
-        return [max(runs, key=lambda run: run.record["val/acc"]) for runs in by_data if runs]
+    def best(self) -> list[Configuration]:
+        """The best mean val/acc on each data set: accuracies on different data do not compare.
+
+        Folds of one configuration are repetitions: none of them is the better model.
+        """
+        if "data.fold" in self.differing and len(self.configurations) == 1:
+            return []
+        first = {one.dataset: one for one in reversed(self.configurations) if one.values(OBJECTIVE)}
+        return [first[dataset] for dataset in self.data_sets if dataset in first]
 
     @property
     def text(self) -> str:
@@ -176,80 +188,133 @@ class Summary:
         for row in rows:
             table.add_row(*row)
         lines = as_text(table, shutil.get_terminal_size((160, 24)).columns).splitlines() if rows else []
+        lines += [*self._notes(), ""] if rows and self._notes() else []
         if self.incomplete:
-            lines += ["not completed:"]
+            lines += ["not in the table:"]
             lines += [f"  {name} ({what}) {status}: {error}" for name, what, status, error in self._incomplete_rows()]
             lines += [""]
-        for run in self.best:
-            lines += [_headline(run), *(f"  {name + ':':<12}{value}" for name, value in _facts(run).items())]
+        for one in self.best:
+            lines += [self._headline(one), *(f"  {name + ':':<12}{value}" for name, value in self._facts(one))]
         return "\n".join([*lines, self._choice])
 
     @property
     def markdown(self) -> str:
         header, *rows = self._table()
-        counts = Counter(run.status for run in self.runs)
-        shared = [word for word in self.runs[0].words if all(word in run.words for run in self.runs if run.words)]
+        counts = Counter(job.status for job in self.jobs)
+        typed = [job.run.overrides for job in self.jobs]
+        shared = [one for one in typed[0] if all(one in others for others in typed)] if typed else []
         devices = {
-            f"{run.record['device']}, {run.record['precision']}": None for run in self.runs if "device" in run.record
+            f"{job.run.facts['device']}, {job.run.facts.get('precision')}": None
+            for job in self.jobs
+            if "device" in job.run.facts
         }
-        lines = [f"{len(self.runs)} jobs: {', '.join(f'{count} {status}' for status, count in counts.items())}.", ""]
+        lines = [f"{len(self.jobs)} jobs: {', '.join(f'{count} {status}' for status, count in counts.items())}.", ""]
         lines += [f"- differing: `{key}`: {', '.join(values)}" for key, values in self.differing.items()]
-        lines += [f"- the same in all: {' '.join(f'`{word}`' for word in shared) or 'the defaults'}"]
+        lines += [f"- the same in all: {' '.join(f'`{one}`' for one in shared) or 'the defaults'}"]
         lines += [f"- data set: {', '.join(self.data_sets) or 'none was loaded'}"]
         lines += [f"- device: {'; '.join(devices) or 'not known'}", ""]
         if rows:
             lines += ["## Configurations, best first", "", *_markdown_table(header, *rows), ""]
             lines += [f"Accuracies: mean ± sample standard deviation over the {header[-2]}.", ""]
+            lines += [line for note in self._notes() for line in (note, "")]
         if self.incomplete:
             header = ["job", "settings", "status", "error"]
-            lines += ["## Not completed", "", *_markdown_table(header, *self._incomplete_rows()), ""]
-        for run in self.best:
-            facts = _facts(run)
-            again = facts.pop("again")
-            lines += [f"## {_headline(run)}", "", *(f"- {name}: {value}" for name, value in facts.items())]
-            lines += ["", "```bash", again, "```", ""]
+            lines += ["## Not in the table", "", *_markdown_table(header, *self._incomplete_rows()), ""]
+        for one in self.best:
+            facts = self._facts(one)
+            lines += [
+                f"## {self._headline(one)}",
+                "",
+                *(f"- {name}: {value}" for name, value in facts if name != "again"),
+            ]
+            lines += ["", "```bash", *(value for name, value in facts if name == "again"), "```", ""]
         return "\n".join([*lines, self._choice, ""])
 
     @property
     def _choice(self) -> str:
         if self.best:
             return "Chosen on validation. The test accuracy is only reported: it had no part in the choice."
+        if any(one.values(OBJECTIVE) for one in self.configurations):
+            return "No best job: the folds are repetitions of one configuration, and none of them is the better model."
         return "No best job: none has a val/acc, and a choice is not made on the test set."
+
+    def _notes(self) -> list[str]:
+        """What has to be said below the table: what a column stands for, other code, runs that were repeated."""
+        notes = [f"{name} stands for: {', '.join(keys)}" for name, keys in self._differences.stands_for.items() if keys]
+        completed = [job for job in self._known if job.status == "completed"]
+        commits = Counter((job.run.facts.get("git_commit") or "not known")[:9] for job in completed)
+        dirty = sum(bool(job.run.facts.get("git_dirty")) for job in completed)
+        if len(commits) > 1 or dirty:
+            count = f"{len(commits)} commits: " if len(commits) > 1 else "commit "
+            changed = f"; {_runs(dirty)} with uncommitted changes" if dirty else ""
+            told = ", ".join(f"{commit} ({_runs(number)})" for commit, number in commits.items())
+            notes.append(f"code: {count}{told}{changed}")
+        if left_out := len(completed) - sum(len(one.jobs) for one in self.configurations):
+            notes.append(f"repeated with the same seed: {_runs(left_out)}, of which the latest counts")
+        return notes
 
     def _table(self) -> list[list[str]]:
         """Header and rows; the last column but one counts the runs, under the name of what is repeated."""
         several = len(self.data_sets) > 1
-        columns = [key for key in self.differing if key not in REPEATED] or ["configuration"]
+        columns = list(self._differences.columns) or ["configuration"]
         repeated = [REPEATED[key] for key in self.differing if key in REPEATED]
         counted = repeated[0] if len(repeated) == 1 else "runs"
         table = [[*(["data set"] if several else []), *columns, "val/acc", "test/acc", counted, "seconds"]]
         for one in self.configurations:
             settings = one.settings.values() or ["the same in all"]
-            figures = [one.accuracy("val/acc"), one.accuracy("test/acc"), str(len(one.runs)), one.seconds]
+            figures = [one.accuracy("val/acc"), one.accuracy("test/acc"), str(len(one.jobs)), one.seconds]
             table.append([*([one.dataset] if several else []), *settings, *figures])
         return table
 
+    def _settings(self, job: Job) -> dict[str, str]:
+        """What sets a job apart; what was typed for it, where it has no config."""
+        if not job.settings:
+            return job.overrides
+        number = self._known.index(job)
+        own = {name: values[number] for name, values in self._differences.columns.items()}
+        return own | {key: value for key, value in job.repetition.items() if key in self.differing}
+
     def _incomplete_rows(self) -> list[list[str]]:
         """Name, settings, status and error."""
-        return [
-            [run.name, self._label(run.settings) or "the same in all", run.status, run.record.get("error") or ""]
-            for run in self.incomplete
-        ]
+        return [[job.name, _joined(self._settings(job)), job.status, job.error] for job in self.incomplete]
 
-    def _label(self, settings: Mapping[str, str]) -> str:
-        return " ".join(f"{key}={settings[key]}" for key in self.differing if key in settings)
+    def _headline(self, one: Configuration) -> str:
+        others = [other for other in self.configurations if other.dataset == one.dataset and other is not one]
+        if all(len(each.jobs) == 1 for each in (one, *others)):
+            return f"Best job by val/acc on {one.dataset}: {one.jobs[0].name}"
+        if not others:
+            return f"One setting on {one.dataset}, trained {len(one.jobs)} times"
+        return f"Best setting by mean val/acc on {one.dataset}: {one.label}"
+
+    def _facts(self, one: Configuration) -> list[tuple[str, str]]:
+        """What to say of a best configuration, by name; a name may come several times."""
+        others = [other for other in self.configurations if other.dataset == one.dataset and other is not one]
+        count, counts = len(one.values(OBJECTIVE)), {len(other.values(OBJECTIVE)) for other in others}
+        elsewhere = f"; others: {', '.join(map(str, sorted(counts)))}" if counts - {count} else ""
+        n = f" (n = {count}{elsewhere})" if count > 1 or elsewhere else ""
+        ties = [other.label for other in others if math.isclose(other.score, one.score)]
+        return [
+            *([("jobs", ", ".join(job.name for job in one.jobs))] if len(one.jobs) > 1 else []),
+            ("val/acc", one.accuracy("val/acc") + n),
+            *(("a tie with", label) for label in ties),
+            ("test/acc", one.accuracy("test/acc") if one.values("test/acc") else "not tested"),
+            ("settings", " ".join(_without_seed(one.jobs[0])) or "the defaults"),
+            *(("checkpoint", str(job.run.checkpoint or "none was saved")) for job in one.jobs),
+            *(("again", command) for command in one.commands),
+        ]
 
     def write_csv(self, path: Path) -> None:
         """Writes a row for each run, with a column for each setting that differs; accuracies in [0, 1]."""
         several = len(self.data_sets) > 1
-        columns = sorted(self.differing, key=lambda key: key == "seed")  # the seed last
         with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["job", *columns, *(["dataset"] if several else []), *FACTS, "folder"])
-            for run in self.runs:
-                settings = [run.settings.get(key) for key in columns]
-                facts = [run.record.get(name) for name in FACTS]
-                writer.writerow([run.name, *settings, *([run.dataset] if several else []), *facts, run.folder])
+            writer.writerow(["job", *self.differing, *(["dataset"] if several else []), *FACTS, "folder"])
+            for job in self.jobs:
+                settings = self._settings(job)
+                facts = job.run.facts | {"status": job.status, "error": job.error}
+                data = [job.run.dataset] if several else []
+                values = [*(settings.get(key) for key in self.differing), *data, *(facts.get(name) for name in FACTS)]
+                writer.writerow([job.name, *values, job.run.folder])
 
     def write_figure(self, path: Path, title: str) -> None:
         """Draws the accuracies, of the best configurations where there are many; nothing where there is none."""
@@ -260,8 +325,7 @@ class Summary:
 
         accuracies = {}
         for one in measured[:DRAWN]:
-            label = self._label(one.settings) or "the same in all"
-            name = f"{one.dataset}: {label}" if len(self.data_sets) > 1 else label
+            name = f"{one.dataset}: {one.label}" if len(self.data_sets) > 1 else one.label
             accuracies[name] = {"validation": one.values("val/acc"), "test": one.values("test/acc")}
         of = f"\nthe best {DRAWN} of {len(measured)} configurations" if len(measured) > DRAWN else ""
         figure = figures.sweep(accuracies, f"{title} on {', '.join(self.data_sets)}{of}")
@@ -275,21 +339,27 @@ def read_runs(*paths: str | Path) -> list[Job]:
     Raises:
         UserError: if a path is no folder, or holds no run.
     """
-    runs: dict[Path, Job] = {}
+    jobs: dict[Path, Job] = {}
     for path in map(Path, paths):
-        if not path.is_dir():
-            raise UserError(f"{path}: no such folder. Give a run's folder, a sweep's, or one above them")
-        found = [_read(file.parent) for file in path.rglob("metrics.json")]
-        trained = {run.folder.resolve(): run for run in found if run}
+        trained = {job.run.folder.resolve(): job for job in _jobs_below(path)}
         if not trained:
-            raise UserError(f"{path}: no training run at or below it. A run's folder holds a metrics.json")
+            problem = "no training run at or below it" if path.is_dir() else "no such folder"
+            raise UserError(f"{path}: {problem}. Give a run's folder (it holds a {RECORD}), a sweep's, or one above")
         if len(paths) == 1:
             trained = {
-                key: run if run.folder == path else replace(run, name=str(run.folder.relative_to(path)))
-                for key, run in trained.items()
+                key: job if job.run.folder == path else replace(job, name=str(job.run.folder.relative_to(path)))
+                for key, job in trained.items()
             }
-        runs = trained | runs  # what lies below two of the paths counts once
-    return sorted(runs.values(), key=lambda run: natural(str(run.folder)))
+        jobs = trained | jobs  # what lies below two of the paths counts once
+    return sorted(jobs.values(), key=_position)
+
+
+def _jobs_below(path: Path) -> Iterator[Job]:
+    for file in path.rglob(RECORD):
+        run = Run(file.parent)
+        command = run.facts.get("command") or ["train.py"]
+        if command[0] not in ("eval.py", "explain.py"):
+            yield Job(run, str(run.folder))
 
 
 def write_summary(folder: str | Path) -> Summary:
@@ -308,31 +378,20 @@ def write_summary(folder: str | Path) -> Summary:
     return summary
 
 
-def _read(folder: Path) -> Job | None:
-    """None for what is no training."""
-    run = Run(folder)
-    trained = run.facts.get("command", ["train.py"])[0] not in ("eval.py", "explain.py")
-    return Job(run, str(folder)) if trained else None
+def _position(job: Job) -> list[str | int]:
+    return natural(str(job.run.folder))
 
 
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
+def _without_seed(job: Job) -> list[str]:
+    return [one for one in job.run.overrides if not one.startswith("seed=")]
 
 
-def _headline(run: Job) -> str:
-    return f"Best job by val/acc on {run.dataset}: {run.name}"
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count > 1 else ''}"
 
 
-def _facts(run: Job) -> dict[str, str]:
-    """What to say of a best job, by name."""
-    tested = run.record.get("test/acc")
-    return {
-        "val/acc": f"{run.record['val/acc']:.2%}",
-        "test/acc": "not tested" if tested is None else f"{tested:.2%}",
-        "settings": " ".join(run.words) or "the defaults",
-        "checkpoint": str(run.checkpoint or "none was saved"),
-        "again": run.command,
-    }
+def _joined(settings: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items()) or "the same in all"
 
 
 def _markdown_table(header: list[str], *rows: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from digits.runs.record import RunRecord
+from digits.runs.run import Run
 
 
 def read(folder: Path) -> dict:
@@ -16,9 +16,9 @@ def read(folder: Path) -> dict:
 
 
 def test_finished_run(tmp_path: Path) -> None:
-    with RunRecord(tmp_path) as record:
+    with Run(tmp_path) as run:
         assert read(tmp_path)["status"] == "running"
-        record.update(seed=3, **{"test/acc": 0.5})
+        run.update(seed=3, **{"test/acc": 0.5})
         assert read(tmp_path)["test/acc"] == 0.5
     found = read(tmp_path)
     assert found["status"] == "completed"
@@ -29,7 +29,7 @@ def test_finished_run(tmp_path: Path) -> None:
 
 
 def test_failed_run_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), RunRecord(tmp_path):
+    with pytest.raises(ZeroDivisionError), Run(tmp_path):
         1 / 0  # noqa: B018
     assert read(tmp_path)["status"] == "failed"
     assert read(tmp_path)["error"] == "ZeroDivisionError: division by zero"
@@ -37,20 +37,20 @@ def test_failed_run_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
 def test_interrupted_run(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), RunRecord(tmp_path):
+    with pytest.raises(type(error)), Run(tmp_path):
         raise error
     assert read(tmp_path)["status"] == "interrupted"
 
 
 def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
-    with RunRecord(tmp_path) as record:
-        record.update(values=[1.0, math.nan, {"inf": math.inf}])
+    with Run(tmp_path) as run:
+        run.update(values=[1.0, math.nan, {"inf": math.inf}])
     assert read(tmp_path)["values"] == [1.0, None, {"inf": None}]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 def test_commit_is_gits(tmp_path: Path) -> None:
-    with RunRecord(tmp_path):
+    with Run(tmp_path):
         pass
     project = Path(__file__).parent
     answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=False)

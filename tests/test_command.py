@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,13 @@ ERRORS = {
     "lr=0.1": "there is no key lr. Did you mean optimizer.lr?",
     "trainer.max_epoch=3": "there is no key trainer.max_epoch. Did you mean trainer.max_epochs?",
     "xyzzy=1": "there is no key xyzzy. See --help for the keys that there are.",
-    "optimizer=adam,sgd": "Ambiguous value for argument 'optimizer=adam,sgd'",
+    "optimizer=adam,sgd": "optimizer=adam,sgd: several values. -m in front runs each of them",
+    "epochs=3": "there is no key epochs. Did you mean trainer.max_epochs?",
+    "-m optimizer=adam, sgd": "optimizer=adam,: several values go without blanks between them: optimizer=adam,sgd",
+    "+loss=focal": "+loss: nothing reads this key.",
+    "callbacks.best_checkpoint.monitor=val/los": "callbacks.best_checkpoint.monitor=val/los: there are train/loss",
+    "+callbacks.best_checkpoint.mode=min": "mode=min: of val/acc, the maximum is best. Leave mode out",
+    "callbacks.best_checkpoint.save_top_k=3 callbacks.best_checkpoint.filename=x": "would replace each other",
     "optimizer.lr=[": "no viable alternative at input",
     "optimizer.lr=abc": "optimizer.lr=abc: not a number (the default is optimizer.lr=0.001)",
     "trainer.max_epochs=1.5": "trainer.max_epochs=1.5: not a whole number",
@@ -81,7 +88,7 @@ def test_bad_override_is_one_line(override: str, command: Command) -> None:
     assert line.startswith("error: ")
     assert ERRORS[override] in line
     assert "Traceback" not in outcome.out
-    if outcome.folder:
+    if outcome.folder:  # a training that had begun
         assert outcome.record["status"] == "failed"
         assert outcome.record["error"]
 
@@ -139,8 +146,7 @@ def test_missing_gpu_is_one_line(command: Command) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "ckpt_path is not set: give ckpt_path=logs/"),
-        (["ckpt_path="], "ckpt_path is not set: give ckpt_path=logs/"),
+        ([], "there is no checkpoint under "),
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such file"),
         (["ckpt_path=pyproject.toml"], "pyproject.toml: no checkpoint"),
         (["ckpt_pth=best.ckpt"], "there is no key ckpt_pth. Did you mean ckpt_path?"),
@@ -227,39 +233,55 @@ def test_quick_answers_import_nothing_slow(script: str, words: list[str], expect
     assert expected in answer.stdout
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        *("os.system", "subprocess.run", "builtins.eval", "builtins.exec", "shutil.rmtree", "pickle.loads"),
-        *("torch.os.system", "digits.runs.record.subprocess.run", "torch.hub.load", "torch.load", "torch", "lightning"),
-        *("digits.archive.save", "digits.runs.processes.restore", "torch.package.PackageImporter"),
-        "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
-    ],
-)
-def test_a_config_cannot_name_other_code(command: Command, target: str) -> None:
-    outcome = command("train", "data=mnist5k", f"optimizer._target_={target}")
+STRANGERS = [
+    *("os.system", "subprocess.run", "builtins.eval", "builtins.exec", "shutil.rmtree", "pickle.loads"),
+    *("torch.os.system", "digits.runs.run.subprocess.run", "torch.hub.load", "torch.load", "torch", "lightning"),
+    *("digits.archive.save", "digits.runs.processes.restore", "torch.package.PackageImporter"),
+    "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
+]
+CALLS = [
+    "{_target_: os.mkdir, path: PATH}",
+    "{_target_: torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler, entrypoint: mkdir,"
+    " args: [PATH], env: {}, stdout: null, stderr: null, local_rank_id: 0, numa_options: null}",
+    "{_target_: lightning.pytorch.callbacks.LambdaCallback, setup: {_target_: os.mkdir, path: PATH}}",
+    "{_target_: torch.nn.Sequential, _args_: [{_target_: os.mkdir, path: PATH}]}",
+]
+
+
+@pytest.fixture
+def strangers_run(trained: Path, tmp_path: Path) -> Callable[[dict], Path]:
+    """The folder of a run whose config somebody else has written."""
+
+    def change(changes: dict) -> Path:
+        folder = tmp_path / "run"
+        shutil.copytree(trained, folder, dirs_exist_ok=True)
+        config = OmegaConf.merge(OmegaConf.load(trained / "config.yaml"), OmegaConf.create({"x": 1}))
+        for key, value in changes.items():
+            OmegaConf.update(config, key, value, force_add=True)
+        OmegaConf.save(config, folder / "config.yaml")
+        return folder
+
+    return change
+
+
+@pytest.mark.parametrize("target", STRANGERS)
+def test_the_config_of_a_resumed_run_cannot_name_other_code(command: Command, strangers_run, target: str) -> None:
+    folder = strangers_run({"optimizer._target_": target})
+    outcome = command("train", f"resume={folder}", "trainer.max_epochs=9")
     assert outcome.code == 1
-    assert outcome.err.startswith(f"error: optimizer._target_={target}: may not be made here")
+    assert f"optimizer._target_={target}: the config of a resumed run may name only classes from" in outcome.err
     assert outcome.err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        "{_target_: os.mkdir, path: PATH}",
-        "{_target_: torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler, entrypoint: mkdir,"
-        " args: [PATH], env: {}, stdout: null, stderr: null, local_rank_id: 0, numa_options: null}",
-        "{_target_: lightning.pytorch.callbacks.LambdaCallback, setup: {_target_: os.mkdir, path: PATH}}",
-        "{_target_: torch.nn.Sequential, _args_: [{_target_: os.mkdir, path: PATH}]}",
-    ],
-)
-def test_a_config_runs_nothing_else(command: Command, call: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", CALLS)
+def test_the_config_of_a_resumed_run_calls_nothing_else(
+    command: Command, strangers_run, call: str, tmp_path: Path
+) -> None:
     touched = tmp_path / "touched"
-    outcome = command("train", "data=mnist5k", f"+callbacks.evil={call.replace('PATH', str(touched))}")
+    folder = strangers_run({"callbacks.evil": yaml.safe_load(call.replace("PATH", str(touched)))})
+    outcome = command("train", f"resume={folder}", "trainer.max_epochs=9")
     assert outcome.code == 1
-    assert outcome.err.startswith("error: callbacks.evil.")
-    assert "_target_=" in outcome.err
-    assert "may not be made here" in outcome.err
+    assert outcome.err.startswith(f"error: resume={folder}: callbacks.evil.")
     assert outcome.err.count("\n") == 1
     assert not touched.exists()
 
@@ -267,22 +289,33 @@ def test_a_config_runs_nothing_else(command: Command, call: str, tmp_path: Path)
 @pytest.mark.parametrize(
     "call",
     [
-        {"_target_": "os.mkdir", "path": "PATH"},
         "${oc.create:'{_target_: os.mkdir, path: PATH}'}",
         "${oc.decode:'{_target_: os.mkdir, path: PATH}'}",
         {"_target_": "${oc.decode:os.mkdir}", "path": "PATH"},
     ],
 )
-def test_a_strangers_run_cannot_either(command: Command, call: str | dict, trained: Path, tmp_path: Path) -> None:
-    folder, touched = tmp_path / "run", tmp_path / "touched"
-    shutil.copytree(trained, folder)
-    config = OmegaConf.load(folder / "config.yaml")
-    config.callbacks.evil = yaml.safe_load(json.dumps(call).replace("PATH", str(touched)))
-    OmegaConf.save(config, folder / "config.yaml")
+def test_the_config_of_a_resumed_run_holds_no_interpolation(
+    command: Command, strangers_run, call: str | dict, tmp_path: Path
+) -> None:
+    touched = tmp_path / "touched"
+    folder = strangers_run({"callbacks.evil": yaml.safe_load(json.dumps(call).replace("PATH", str(touched)))})
     outcome = command("train", f"resume={folder}", "trainer.max_epochs=9")
     assert outcome.code == 1
-    assert outcome.err.startswith("error: callbacks.evil")
+    assert "its config.yaml is missing or damaged (interpolations" in outcome.err
     assert not touched.exists()
-    if isinstance(call, str):  # it is a threat indeed
-        instantiate(config.callbacks.evil)
-        assert touched.exists()
+    instantiate(OmegaConf.load(folder / "config.yaml").callbacks.evil)  # it is a threat indeed
+    assert touched.exists()
+
+
+def test_what_a_user_types_is_not_policed(command: Command, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    command("train", "data=mnist5k", f"+callbacks.mine={{_target_: os.mkdir, path: {touched}}}")
+    assert touched.exists()
+
+
+def test_a_refused_start_leaves_no_folder(command: Command, tmp_path: Path) -> None:
+    for override in ("optimizer.lr=abc", "data.batch_size=0", "model.dropout=2", "data=image_folder"):
+        assert command("train", "data=mnist5k", override).code == 1
+    assert command("eval", "ckpt_path=nowhere.ckpt").code == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.glob("logs/*/runs/*"))

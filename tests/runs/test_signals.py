@@ -5,31 +5,31 @@ import signal
 
 import pytest
 
-from digits.runs.signals import Stop
+from digits.runs.signals import Interrupts
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_at_once(number: int, code: int) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as caught, Stop():
+    with pytest.raises(SystemExit) as caught, Interrupts():
         os.kill(os.getpid(), number)
     assert caught.value.code == code
     assert signal.getsignal(number) is before
 
 
 def test_deferred_until_asked_for() -> None:
-    with Stop() as stop:
-        stop.deferred = True
+    with Interrupts() as interrupts:
+        interrupts.deferred = True
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal == signal.SIGTERM
+        assert interrupts.signal == signal.SIGTERM
         with pytest.raises(SystemExit) as caught:
-            stop.leave()
+            interrupts.leave()
     assert caught.value.code == 143
 
 
 def test_the_second_signal_does_not_wait() -> None:
-    with Stop() as stop:
-        stop.deferred = True
+    with Interrupts() as interrupts:
+        interrupts.deferred = True
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(SystemExit) as caught:
             os.kill(os.getpid(), signal.SIGINT)
@@ -37,8 +37,8 @@ def test_the_second_signal_does_not_wait() -> None:
 
 
 def test_it_takes_the_signals_back() -> None:
-    with Stop() as stop:
+    with Interrupts() as interrupts:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a library may
-        stop.take_over()
+        interrupts.take_over()
         with pytest.raises(SystemExit):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -9,7 +9,10 @@ from conftest import Command
 from scipy.stats import norm
 from sklearn.metrics import f1_score, precision_score
 
+from digits.metrics import SCORES, MetricEntry
+from digits.runs import model_card
 from digits.runs.model_card import intervals
+from digits.runs.run import Run
 
 
 def test_wilson_by_hand() -> None:
@@ -45,11 +48,19 @@ def test_card_of_a_run(trained: Path) -> None:
     assert 'load_classifier("checkpoints/best.ckpt")' in card
 
 
+def test_metric_without_an_interval_has_its_row(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_card, "SCORES", (*SCORES, MetricEntry("mcc", "Matthews", "max")))
+    run = Run(trained)
+    assert "Matthews" not in model_card.model_card(run, "0123456789")
+    run.facts["test/mcc"] = 0.5
+    assert "| Matthews | 50.00% |  |" in model_card.model_card(run, "0123456789")
+
+
 def test_cards_of_runs_without_a_result(command: Command) -> None:
     trial = command("train", "data=mnist5k", "trainer.fast_dev_run=1")
     assert trial.code == 0, trial.err
     card = (trial.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "**A trial run**" in card
+    assert "**A test run**" in card
     assert "No checkpoint was kept." in card
 
     untested = command("train", "data=mnist5k", "trainer.max_epochs=0", "trainer.limit_test_batches=0")
