@@ -140,7 +140,7 @@ def test_broken_image_is_named(folder: Path) -> None:
     good = path.read_bytes()
     for bad in (good[:100], b"", b"text", good[:-40]):
         path.write_bytes(bad)
-        with pytest.raises(UserError, match=f"{path}: (no picture, or a damaged one|empty, or no picture)") as error:
+        with pytest.raises(UserError, match=f"{path}: no picture") as error:
             ImageFolder(folder, image_size=28, channels=1).load()
         assert "\n" not in str(error.value)
 
@@ -165,7 +165,7 @@ def test_folder_that_is_none_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no class folders"):
         ImageFolder(folder / "one", image_size=28, channels=1).load()
     (folder / "three").mkdir()
-    with pytest.raises(UserError, match=r"three: no images"):
+    with pytest.raises(UserError, match=r"folder three has no images"):
         ImageFolder(folder, image_size=28, channels=1).load()
     for name in ("two", "one", "three"):
         shutil.rmtree(folder / name)

@@ -253,12 +253,13 @@ class DigitsDataModule(L.LightningDataModule):
 
     def _per_channel(self, name: str, values: list[float]) -> list[float]:
         values = values * self.in_channels if len(values) == 1 else values
+        problem = ""
         if len(values) != self.in_channels:
-            raise UserError(f"data.{name}={values}: give one number, or one for each of {self.in_channels} channels")
-        if name == "std" and min(values) <= 0:
-            raise UserError(
-                "data.std=null: all training pixels of a channel are equal, so give the number to divide by"
-            )
+            problem = f"{values}: give one number, or one for each of {self.in_channels} channels"
+        elif name == "std" and min(values) <= 0:
+            problem = "null: all training pixels of a channel are equal, so give the number to divide by"
+        if problem:
+            raise UserError(f"data.{name}={problem}")
         return values
 
     def train_dataloader(self) -> TrainingBatches:

@@ -46,27 +46,27 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
     """
     kept = TrainedData.model_validate(trained)
     asked = {name: value for name, value in overrides.items() if value is not None}
-    if unknown := asked.keys() - DataSettings.model_fields.keys():
-        raise UserError(f"data.{min(unknown)}: no setting of the data. Another data set is data.dataset=...")
     dataset = asked.get("dataset", kept.dataset)
     settings = {name: value for name, value in trained.items() if name in DataSettings.model_fields}
     if dataset != kept.dataset:
         settings = {name: value for name, value in settings.items() if name not in SPLIT_SETTINGS}
     settings["root"] = _root(kept, dataset)
-    for name in TEST_SPLIT if dataset == kept.dataset else ("folds",):
-        if name in asked and asked[name] != settings.get(name):
-            raise UserError(
-                f"data.{name}={asked[name]}: images of training would be tested. Leave it as it was in training"
-                f" ({settings.get(name)})"
-            )
+    fixed = TEST_SPLIT if dataset == kept.dataset else ("folds",)
+    for name, value in asked.items():
+        problem = ""
+        if name not in DataSettings.model_fields:
+            problem = "no setting of the data. Another data set is data.dataset=..."
+        elif name in fixed and value != settings.get(name):
+            problem = f"images of training would be tested. Leave it as it was in training ({settings.get(name)})"
+        if problem:
+            raise UserError(f"data.{name}={value}: {problem}")
     data = DigitsDataModule(**{"offline_fallback": False, **settings, **asked})
     data.prepare_data()
     if data.dataset != dataset:  # the stand-in, which may be what the checkpoint was trained on
         return restore_data(trained, **asked | {"dataset": data.dataset})
-    _check_unseen(data, kept)
     if data.data_set.has_test_images or (data.dataset == kept.dataset and not data.data_set.own_root):
         data.setup()
-        _check_alike(data, kept)
+        _check_fits(data, kept)
         same = (data.dataset, data.subset) == (kept.dataset, kept.subset)
         if same and kept.fingerprint not in (None, data.fingerprint):
             rank_zero_only(log.warning)(
@@ -89,7 +89,7 @@ def _test_unseen(data: DigitsDataModule, kept: TrainedData) -> None:
         data.use(loaded, data.cut(loaded))
     else:
         data.use(loaded, _unseen(loaded, kept.seen or [], f"{data.root if data_set.own_root else data.dataset}"))
-    _check_alike(data, kept)
+    _check_fits(data, kept)
 
 
 def _unseen(loaded: Loaded, seen: list[str], name: str) -> Splits:
@@ -108,22 +108,19 @@ def _unseen(loaded: Loaded, seen: list[str], name: str) -> Splits:
     )
 
 
-def _check_unseen(data: DigitsDataModule, kept: TrainedData) -> None:
-    if kept.dataset in data.data_set.within:
-        raise UserError(
-            f"data.dataset={data.dataset}: no test set for this checkpoint, which was trained on {kept.dataset}:"
-            f" all of {data.dataset} are training images of {kept.dataset}"
-        )
-
-
-def _check_alike(data: DigitsDataModule, kept: TrainedData) -> None:
-    """Refuses images of other classes than the network's, or of another form."""
+def _check_fits(data: DigitsDataModule, kept: TrainedData) -> None:
+    """Refuses images that the network has seen, or of other classes than its own, or of another form."""
     problem = ""
-    if list(data.class_names) != kept.class_names:
+    form, known = (data.image_size, data.in_channels), (kept.image_size, kept.channels)
+    if kept.dataset in data.data_set.within:
+        problem = (
+            f"no test set for this checkpoint, which was trained on {kept.dataset}: all of {data.dataset} are training"
+            f" images of {kept.dataset}"
+        )
+    elif list(data.class_names) != kept.class_names:
         have, want = (textwrap.shorten(", ".join(names), 100) for names in (data.class_names, kept.class_names))
         problem = f"its classes ({have}) are not those that the checkpoint knows ({want})"
-    form, known = (data.image_size, data.in_channels), (kept.image_size, kept.channels)
-    if not problem and form != known:
+    elif form != known:
         have, want = (f"{size}×{size} pixels, {channels} channel(s)" for size, channels in (form, known))
         problem = f"its images ({have}) are not as the checkpoint's ({want})"
     if problem:
