@@ -56,11 +56,14 @@ class Checkpoint:
         path = Path(path).expanduser()
         if path.is_dir():
             path = Run(path).checkpoint or path
-        if not path.is_file():
+        content: dict[str, Any] = {}
+        if path.is_file():
+            content = load(path)
+            problem = _problem(content)
+        else:
             what = "a folder, but no run's with a checkpoint" if path.is_dir() else "no such file"
-            raise UserError(f"{path}: {what}. Give a checkpoint or a run's folder: logs/train/runs/<run>")
-        content = load(path)
-        if problem := _problem(content):
+            problem = f"{what}. Give a checkpoint or a run's folder: logs/train/runs/<run>"
+        if problem:
             raise UserError(f"{path}: {problem}")
         return cls(path, content)
 

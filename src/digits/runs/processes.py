@@ -48,7 +48,7 @@ def check_processes(trainer: "L.Trainer") -> None:
     Raises:
         UserError: if so.
     """
-    world_size = trainer.world_size
+    world_size, problem = trainer.world_size, None
     environment = getattr(trainer.strategy, "cluster_environment", None)
     alone = environment is None or not environment.creates_processes_externally
     if trainer.num_nodes > 1 and alone and "NODE_RANK" not in os.environ:
@@ -59,7 +59,9 @@ def check_processes(trainer: "L.Trainer") -> None:
     # Lightning starts the others by this one's command line, which a launcher's worker process does not have.
     launcher = HydraConfig.get().runtime.choices.get("hydra/launcher", "basic")
     if world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and launcher != "basic":
-        raise UserError(f"trainer.devices: {world_size} processes in a job of a sweep need hydra/launcher=basic")
+        problem = f"trainer.devices: {world_size} processes in a job of a sweep need hydra/launcher=basic"
+    if problem:
+        raise UserError(problem)
 
 
 def is_secondary() -> bool:
