@@ -8,9 +8,9 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import DataLoader
 
-from digits.data.batches import ResumableBatches
+from digits.data.batches import Batches, TrainingBatches
 from digits.data.datasets import DataSet, named
 from digits.data.files import MissingFileError, lock
 from digits.data.images import Loaded, TensorImages, fingerprint, image_hashes, pixel_statistics
@@ -59,6 +59,7 @@ class DigitsDataModule(L.LightningDataModule):
             of the training split.
         std: the pixels are then divided by it; given as `mean` is.
         augmentation: batched module on images (B, C, H, W) in [0, 1], applied in training only.
+        seed: of the order of the training images, which depends on it and the epoch alone.
 
     Attributes:
         splits: set by `setup`, as are the following.
@@ -92,6 +93,7 @@ class DigitsDataModule(L.LightningDataModule):
         mean: float | list[float] | None = 0.1307,
         std: float | list[float] | None = 0.3081,
         augmentation: nn.Module | None = None,
+        seed: int = 0,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in DataSettings.model_fields}
         super().__init__()
@@ -115,8 +117,8 @@ class DigitsDataModule(L.LightningDataModule):
         self.in_channels = channels
         self.mean = settings.mean or []
         self.std = settings.std or []
+        self.seed = seed
         self.augmentation = augmentation or nn.Identity()
-        self.position: dict[str, Any] | None = None  # of a run that goes on: see digits.runs.resume
         self._splits: Splits | None = None
         self.class_names: tuple[str, ...] = ()
         self.fingerprint: str | None = None
@@ -259,17 +261,18 @@ class DigitsDataModule(L.LightningDataModule):
             )
         return values
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> TrainingBatches:
         rank, world_size = self._rank_and_world_size
-        sampler: Sampler[int] = RandomSampler(self.splits.train)
-        if world_size > 1:
-            # The run's seed is the same in each process, so they share one order of the images.
-            seed = torch.initial_seed() % 2**31
-            sampler = DistributedSampler(self.splits.train, world_size, rank, shuffle=True, seed=seed)
-        elif self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined] # undeclared by Lightning
-            sampler = SequentialSampler(self.splits.train)  # the same images in each epoch
-        batches = ResumableBatches(sampler, self.batch_size, self.position, draws_before=0 if self.num_workers else 1)
-        return self._loader(self.splits.train, batch_sampler=batches)
+        overfit = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined] # undeclared
+        return TrainingBatches(
+            self.splits.train,
+            self.batch_size,
+            self.seed,
+            rank,
+            world_size,
+            shuffle=not overfit,  # the same images in each epoch
+            **self._loading,
+        )
 
     def val_dataloader(self) -> DataLoader | list:
         return self._eval_loader(self.splits.val) if len(self.splits.val) else []
@@ -284,25 +287,19 @@ class DigitsDataModule(L.LightningDataModule):
         rank, world_size = self._rank_and_world_size
         # Each image in one process: DistributedSampler would repeat some to make the shares equal.
         share = range(rank, len(images), world_size) if world_size > 1 else None
-        return self._loader(images, batch_size=self.eval_batch_size, sampler=share)
+        return Batches(images, batch_size=self.eval_batch_size, sampler=share, **self._loading)
 
     @property
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, images: TensorImages, **order: Any) -> DataLoader:
-        # For each epoch a DataLoader draws a seed for its workers, even if it has none; but if they persist, only once,
-        # so that a run that goes on in another process would draw once more: then from numbers of their own.
-        generator = torch.Generator() if self.num_workers else None
-        return DataLoader(
-            images,
-            generator=generator,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=self.persistent_workers,
-            collate_fn=_as_is,
-            **order,
-        )
+    @property
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "pin_memory": self.pin_memory,
+            "persistent_workers": self.persistent_workers,
+        }
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, target = batch
@@ -325,8 +322,3 @@ class DigitsDataModule(L.LightningDataModule):
 def data_of(trainer: L.Trainer) -> DigitsDataModule:
     """The data that a trainer works on."""
     return trainer.datamodule  # type: ignore[attr-defined] # undeclared by Lightning
-
-
-def _as_is(batch: object) -> object:
-    """The dataset hands out whole batches, so there is nothing to collate."""
-    return batch

@@ -57,6 +57,7 @@ class DataSettings(_Kept):
 
     root: Annotated[str | None, BeforeValidator(_as_text)]
     offline_fallback: bool | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     batch_size: Annotated[int, Field(ge=1)]
     eval_batch_size: Annotated[int, Field(ge=1)]
     num_workers: Annotated[int, Field(ge=0)]
