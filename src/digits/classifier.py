@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from digits.errors import Diverged, UserError
 from digits.metrics import metric_collection, plain
+from digits.runs.processes import from_each_process
 from digits.validation import Settings, user_errors
 
 Batch = tuple[Tensor, Tensor]
@@ -128,11 +129,13 @@ class Classifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["figures"] = self.figures
         # Those of the epoch so far, which a run that is resumed during an epoch needs.
-        checkpoint["train_metrics"] = {name: metric.metric_state for name, metric in self._epoch_metrics().items()}
+        states = {name: metric.metric_state for name, metric in self._epoch_metrics().items()}
+        checkpoint["train_metrics"] = from_each_process(states)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint["train_metrics"][self.global_rank]
         for name, metric in self._epoch_metrics().items():
-            for state, value in checkpoint.get("train_metrics", {}).get(name, {}).items():
+            for state, value in states[name].items():
                 setattr(metric, state, value.to(self.device))
 
     def _epoch_metrics(self) -> dict[str, Metric]:

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -67,6 +67,17 @@ def check_processes(trainer: "L.Trainer") -> None:
 def is_secondary() -> bool:
     """Whether this is one of several processes of a run, but not its first."""
     return any(int(os.environ.get(name) or 0) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def from_each_process(value: Any) -> list[Any]:
+    """A value of each of a run's processes, in the order of their ranks; all of them have to ask."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def secondary_arguments(arguments: list[str]) -> list[str]:
