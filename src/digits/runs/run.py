@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -270,6 +271,11 @@ def newest_checkpoint(log_dir: str | Path = "logs") -> Path:
             f"there is no checkpoint under {log_dir}/train. Train one: python train.py; or give ckpt_path=..."
         )
     return run.checkpoint
+
+
+def natural(name: str) -> list[str | int]:
+    """A key to sort by: job 10 after job 9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 @functools.cache
