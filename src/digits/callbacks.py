@@ -25,6 +25,7 @@ from digits.loggers import log_picture
 from digits.metrics import plain
 from digits.runs.checkpointing import best_checkpoint
 from digits.runs.model_card import model_card
+from digits.runs.processes import from_each_process
 from digits.runs.run import Run
 
 log = logging.getLogger(__name__)
@@ -320,10 +321,9 @@ def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[T
     """Gathers from all processes what they found for their shares of the test images, in the order of the images."""
     if trainer.world_size == 1:
         return logits, target
-    shares: list[Any] = [None] * trainer.world_size
     assert trainer.test_dataloaders is not None
     positions = torch.tensor(list(trainer.test_dataloaders.sampler))[: len(target)]
-    torch.distributed.all_gather_object(shares, (positions, logits, target))
+    shares = from_each_process((positions, logits, target))
     positions, logits, target = (torch.cat(parts) for parts in zip(*shares, strict=True))
     order = positions.argsort()
     return logits[order], target[order]

@@ -21,6 +21,7 @@ from digits.checkpoints import Checkpoint, save_state_dict
 from digits.errors import UserError
 from digits.loggers import flush
 from digits.model_facts import ModelFacts
+from digits.runs.processes import from_each_process
 from digits.runs.run import Run
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 ASK_EVERY_N_STEPS = 50
 # Of a checkpoint, besides what evaluating it takes.
-NEEDED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "train_metrics"}
+NEEDED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "train_metrics", "figures"}
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class LastCheckpoint(CheckpointCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._restored:  # nothing draws between this and the first batch
-            _set_random_states(self._restored)
+            _set_random_states(self._restored["random"][trainer.global_rank])
             # Lightning forgets to, where a schedule has asked for the number of steps before the checkpoint was read.
             for state in self._batches_done:
                 trainer.train_dataloader.load_state_dict(state)  # type: ignore[union-attr] # digits.data.batches
@@ -102,7 +103,7 @@ class LastCheckpoint(CheckpointCallback):
             self._position = {
                 "step": trainer.global_step,
                 "stopped": trainer.should_stop,
-                **_random_states(trainer.strategy.root_device),
+                "random": from_each_process(_random_states(trainer.strategy.root_device)),
             }
             if best := best_path(trainer):
                 self.run.update(best_checkpoint=self.run.relative(best))
@@ -178,21 +179,25 @@ def to_resume(run: Run, max_epochs: int) -> Checkpoint | None:
     return checkpoint
 
 
-def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any], processes: int) -> None:
     """Refuses a checkpoint that a run with these settings cannot resume from.
 
     Raises:
         UserError: saying what it lacks, or which setting is another.
     """
-    way_out = "Without that file the run restarts from scratch"
+    problem = None
     if lacking := NEEDED.difference(checkpoint.content):
-        raise UserError(f"{checkpoint.path}: not to resume from, it has no {', '.join(sorted(lacking))}. {way_out}")
+        problem = f"not to resume from, it has no {', '.join(sorted(lacking))}"
+    elif len(checkpoint.content["train_metrics"]) != processes:
+        problem = f"of {len(checkpoint.content['train_metrics'])} processes, and this run has {processes}"
     for name in ("model", "optimizer", "scheduler", "augmentation", "seed", "data"):
         ours, theirs = settings[name], checkpoint.settings.get(name, {})
         if name == "data":  # which may have moved
             ours, theirs = ({key: value for key, value in part.items() if key != "root"} for part in (ours, theirs))
         if ours != theirs:
-            raise UserError(f"{checkpoint.path}: of another run, its {name} is not this one's. {way_out}")
+            problem = problem or f"of another run, its {name} is not this one's"
+    if problem:
+        raise UserError(f"{checkpoint.path}: {problem}. Without that file the run restarts from scratch")
 
 
 def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:
@@ -221,10 +226,10 @@ def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:
 
 def _random_states(device: torch.device) -> dict[str, Tensor | None]:
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"random": torch.get_rng_state(), "random_cuda": cuda}
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def _set_random_states(position: dict[str, Any]) -> None:
-    torch.set_rng_state(position["random"])
-    if position["random_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(position["random_cuda"])
+def _set_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
