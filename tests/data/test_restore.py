@@ -112,7 +112,6 @@ def test_ensembles_need_one_test_set(sample: DigitsDataModule) -> None:
         (mnist | {"folds": 5}, mnist | {"folds": 5, "fold": 1}),
         ({}, {"mean": [0.0]}),
         (folder, folder | {"fingerprint": "another"}),
-        (folder | {"fingerprint": None}, folder | {"fingerprint": None, "root": "/elsewhere"}),
     ):
         [name] = [name for name in other if other[name] != (sample.settings | one)[name]]
         with pytest.raises(UserError, match=f"a and b have no test set in common: data.{name}"):
@@ -178,12 +177,6 @@ def test_folder_of_training_images_alone_is_refused(trained_on_pictures: DigitsD
             path.unlink()
     with pytest.raises(UserError, match=f"{pictures}: all of its 16 images were in training"):
         restore_data(trained_on_pictures.settings)
-
-
-def test_checkpoint_of_an_older_version_splits_as_it_did(trained_on_pictures: DigitsDataModule) -> None:
-    settings = trained_on_pictures.settings
-    del settings["fingerprint"], settings["seen"]
-    assert hashes(restore_data(settings), "test") == hashes(trained_on_pictures, "test")
 
 
 # A folder of images for a network that was trained on another data set

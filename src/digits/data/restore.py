@@ -68,7 +68,7 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
         data.setup()
         _check_fits(data, kept)
         same = (data.dataset, data.subset) == (kept.dataset, kept.subset)
-        if same and kept.fingerprint not in (None, data.fingerprint):
+        if same and kept.fingerprint != data.fingerprint:
             rank_zero_only(log.warning)(
                 f"data.dataset={data.dataset}: its content is not what the network was trained on; the figures are of"
                 " other images"
@@ -85,7 +85,7 @@ def _test_unseen(data: DigitsDataModule, kept: TrainedData) -> None:
         loaded = data_set.load(form_of(kept.dataset, kept.image_size, kept.channels))
     else:
         loaded = data_set.load()
-    if same and kept.fingerprint in (None, fingerprint(loaded)):  # None: by an older version of this project
+    if same and kept.fingerprint == fingerprint(loaded):
         data.use(loaded, data.cut(loaded))
     else:
         data.use(loaded, _unseen(loaded, kept.seen or [], f"{data.root if data_set.own_root else data.dataset}"))
@@ -136,16 +136,18 @@ def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
     (first, reference), *others = trained.items()
     data_set = named(reference["dataset"])
     official = data_set.has_test_images and not reference["folds"]
-    # These leave the test images as they are; a folder is known by its content, if that is known.
-    free = {"val_size", "seen", *(["split_seed"] if official else [])}
-    if not data_set.own_root or reference.get("fingerprint"):
-        free.add("root")
+    free = {
+        "val_size",
+        "seen",
+        "root",
+        *(["split_seed"] if official else []),
+    }  # these leave the test images as they are
     for path, settings in others:
         for name in sorted(reference.keys() - free):
-            if settings.get(name) != reference[name]:
+            if settings[name] != reference[name]:
                 raise UserError(
                     f"ckpt_path: {first} and {path} have no test set in common: data.{name} is {reference[name]} for"
-                    f" the one and {settings.get(name)} for the other"
+                    f" the one and {settings[name]} for the other"
                 )
 
 

@@ -101,7 +101,7 @@ class TrainedData(_Kept):
 
     Args:
         class_names: by the class's number.
-        fingerprint: of all that the data set held; None in checkpoints of older versions.
+        fingerprint: of all that the data set held.
         seen: a hash of each image of training and validation, where the data set is a folder that may change.
     """
 
@@ -111,8 +111,8 @@ class TrainedData(_Kept):
     mean: Numbers
     std: PositiveNumbers
     class_names: Annotated[list[str], Field(min_length=1)]
-    fingerprint: str | None = None
-    seen: list[str] | None = None
+    fingerprint: str
+    seen: list[str] | None
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         for name in ("mean", "std"):
