@@ -41,7 +41,7 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
     classifier = build.classifier(cfg, data)
     classifier.save_hyperparameters(build.settings(cfg, data, trainer), logger=False)
     if resumed:
-        checkpointing.check_settings(resumed, classifier.hparams)
+        checkpointing.check_settings(resumed, classifier.hparams, trainer.world_size)
     log.info("%s", report.network_summary(classifier.network, data.splits.train.images[:1].float()))
     run.update(parameters=classifier.num_parameters)
     run.save_config(cfg)

@@ -38,6 +38,7 @@ def test_carries_only_plain_settings(trained: Path, name: str) -> None:
     assert only_plain(settings)
     root = settings["data"].pop("root")
     assert Path(root).is_absolute()
+    assert len(settings["data"].pop("fingerprint")) == 32
     assert settings["data"] == {
         "dataset": "mnist5k",
         "subset": None,
@@ -51,6 +52,7 @@ def test_carries_only_plain_settings(trained: Path, name: str) -> None:
         "mean": [0.1307],
         "std": [0.3081],
         "class_names": list("0123456789"),
+        "seen": None,
     }
     assert settings["model"]["channels"] == [32, 64]
     assert settings["optimizer"]["lr"] == 0.001
@@ -195,8 +197,8 @@ def test_torch_alone_reads_changed_weights(best: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        (FORMAT - 1, rf"of an older version of this project \(format {FORMAT - 1}; this one reads {FORMAT}\)"),
-        (FORMAT + 1, rf"of a newer version of this project \(format {FORMAT + 1}; this one reads {FORMAT}\)"),
+        (0, rf"of an older version of this project \(format 0; this one reads 1 to {FORMAT}\)"),
+        (FORMAT + 1, rf"of a newer version of this project \(format {FORMAT + 1}; this one reads 1 to {FORMAT}\)"),
         (None, "of an older version of this project .without a format"),
         ("1", "of an older version of this project .without a format"),
         ([1], "of an older version of this project .without a format"),
@@ -299,7 +301,7 @@ def test_files_that_are_no_checkpoints(trained: Path, tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.ckpt")
     for path, message in (
         (tmp_path / "nowhere.ckpt", "no such file"),
-        (tmp_path, "is a folder"),
+        (tmp_path, "a folder, but no run's with a checkpoint"),
         (trained / "config.yaml", "no checkpoint, but a file of another kind"),
         (trained / "mnist_cnn_model.pth", "weights alone, no checkpoint"),
         (tmp_path / "list.ckpt", "no checkpoint. Give"),
@@ -324,7 +326,7 @@ def test_every_knob_comes_back(tmp_path: Path, sample: DigitsDataModule) -> None
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     data = sample.settings
     checkpoint = {"hyper_parameters": {"model": settings, "data": data, "precision": "32-true"}, "state_dict": weights}
-    AtomicCheckpoints().save_checkpoint(checkpoint, tmp_path / "c.ckpt")
+    AtomicCheckpoints(tmp_path).save_checkpoint(checkpoint | {"callbacks": {}}, tmp_path / "c.ckpt")
     restored = Checkpoint.open(tmp_path / "c.ckpt").network()
     images = torch.randn(2, 1, 28, 28)
     assert torch.equal(restored.eval()(images), network.eval()(images))

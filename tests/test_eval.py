@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 def test_figures_equal_what_training_reported(trained: Path, command: Command) -> None:
     record = json.loads((trained / "metrics.json").read_text())
-    outcome = command("eval", f"ckpt_path={trained / 'checkpoints' / 'best.ckpt'}", "trainer=cpu")
+    outcome = command("eval", f"ckpt_path={trained / 'checkpoints' / 'best.ckpt'}", "trainer=cpu", "figures=true")
     assert outcome.code == 0, outcome.err
     evaluated = outcome.record
     compared = [name for name in record if name.startswith("test/")]
@@ -50,7 +50,6 @@ def test_sample_is_no_test_set_for_a_network_trained_on_mnist(trained: Path, com
     outcome = command("eval", f"ckpt_path={tmp_path / 'mnist.ckpt'}", "data.dataset=mnist5k")
     assert outcome.code == 1
     assert "all of mnist5k are training images of mnist" in outcome.err
-    assert outcome.record["status"] == "failed"
     outcome = command(
         "eval", f"ckpt_path={tmp_path / 'mnist.ckpt'}", "data.offline_fallback=true", f"data.root={tmp_path / 'none'}"
     )
@@ -141,4 +140,14 @@ def test_evaluations_can_be_swept(members: list[Path], command: Command) -> None
 def test_empty_ensemble_is_one_line(command: Command) -> None:
     outcome = command("eval", "ckpt_path=[]")
     assert outcome.code == 1
-    assert outcome.err.startswith("error: ckpt_path is not set")
+    assert outcome.err.startswith("error: ckpt_path=[]: give a checkpoint or a run's folder")
+
+
+def test_without_a_checkpoint_it_is_the_newest_run(command: Command) -> None:
+    words = ["data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
+    trained = command("train", *words)
+    for given in ([], [f"ckpt_path={trained.folder}"]):
+        outcome = command("eval", *given)
+        assert outcome.code == 0, outcome.err
+        assert outcome.record["test/acc"] == trained.record["test/acc"]
+        assert outcome.record["ckpt_path"] == str(trained.folder / "checkpoints" / "best.ckpt")

@@ -1,4 +1,4 @@
-"""How a training ends that cannot go on: with what went wrong in one line, and with what was good before."""
+"""How a training ends that fails: with what went wrong in one line, and with what was good before."""
 
 import re
 from collections.abc import Callable
@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import Command, Outcome
 
+from digits import hardware
 from digits.checkpoints import Checkpoint
 from digits.networks import CNN
 
-SHORT = ["data=mnist5k", "model=cnn", "trainer=cpu", "trainer.precision=32-true", "logger=[]", "callbacks=[]"]
+SHORT = ["data=mnist5k", "model=cnn", "trainer=cpu", "trainer.precision=32-true", "logger=[]"]
 
 
 def only_line(outcome: Outcome) -> str:
@@ -53,32 +54,63 @@ def out_of_cpu_memory(images: torch.Tensor) -> None:
     torch.empty(2**60, dtype=torch.uint8)
 
 
-def out_of_apple_memory(images: torch.Tensor) -> None:
-    raise RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB, other allocations: 1.00 GB)")
-
-
-@pytest.mark.parametrize("fail", [out_of_memory, out_of_cpu_memory, out_of_apple_memory])
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("batch_size", "accumulate", "advice"),
     [
-        (["data.batch_size=400"], "data.batch_size=400: .* data.batch_size=200 trainer.accumulate_grad_batches=2: "),
         (
-            ["data.batch_size=75", "trainer.accumulate_grad_batches=4"],
-            "data.batch_size=75: .* data.batch_size=25 trainer.accumulate_grad_batches=12: ",
+            400,
+            1,
+            ("data.batch_size=400", "data.batch_size=200 trainer.accumulate_grad_batches=2: each"),
         ),
-        (["data.batch_size=97"], "data.batch_size=97: .* data.batch_size=49 trainer.accumulate_grad_batches=2: "),
-        (["data.batch_size=1"], "data.batch_size=1: .* a smaller model="),
+        (
+            75,
+            4,
+            ("data.batch_size=75", "data.batch_size=25 trainer.accumulate_grad_batches=12: each"),
+        ),
+        (
+            97,
+            1,
+            (
+                "data.batch_size=97",
+                "data.batch_size=49 trainer.accumulate_grad_batches=2: each",
+            ),
+        ),
+        (1, 1, ("data.batch_size=1", "a smaller model=...")),
+        (None, 1, ("data.eval_batch_size=250", "a smaller one")),
     ],
 )
-def test_out_of_memory_in_training(
-    fail: Callable, overrides: list[str], message: str, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_advice_trains_the_same(batch_size: int | None, accumulate: int, advice: tuple[str, str]) -> None:
+    size, way_out = hardware.memory_advice(batch_size, 250, accumulate)
+    assert size == advice[0]
+    assert way_out.startswith(advice[1])
+
+
+@pytest.mark.parametrize("fail", [out_of_memory, out_of_cpu_memory])
+def test_out_of_memory_is_recognised(fail: Callable) -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        fail(torch.zeros(1))
+    assert hardware.is_out_of_memory(caught.value, torch.device("cpu"))
+    assert hardware.is_out_of_memory(MemoryError(), torch.device("cpu"))
+    assert not hardware.is_out_of_memory(RuntimeError("another"), torch.device("cpu"))
+
+
+def test_out_of_memory_on_apples_chips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their error has no class of its own: the memory tells."""
+    error = RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB, other allocations: 1.00 GB)")
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 100)
+    for used, expected in ((99, True), (50, False)):
+        monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda used=used: used)
+        assert hardware.is_out_of_memory(error, torch.device("mps")) is expected
+
+
+def test_out_of_memory_in_training(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     # After a summary of the network, which asks it once.
-    monkeypatch.setattr(CNN, "forward", lambda network, images: fail(images) if network.training else images)
+    monkeypatch.setattr(CNN, "forward", lambda network, images: out_of_memory(images) if network.training else images)
     monkeypatch.setattr("digits.report.network_summary", lambda *_: "")
-    line = only_line(command("train", *SHORT, *overrides))
-    message = message.replace(": .* ", ": out of memory on CPU .*. Give ")
-    assert re.match(f"error: {message}", line), line
+    line = only_line(command("train", *SHORT, "data.batch_size=400"))
+    assert re.match(r"error: data.batch_size=400: out of memory on CPU .*\. Give data.batch_size=200 trainer", line), (
+        line
+    )
 
 
 def test_out_of_memory_in_validation_and_test(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,23 @@
 import csv
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
+import yaml
+from conftest import PROJECT, Command
+from omegaconf import OmegaConf
 from PIL import Image
 
 from digits import load_classifier
 from digits.data import DigitsDataModule
+from digits.errors import UserError
+from digits.predict import PredictSettings
+from digits.validation import read_settings
 
 
 @pytest.fixture(scope="module")
@@ -133,33 +139,46 @@ def test_a_bad_file_does_not_cost_the_others_their_answers(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["images=/nowhere/a.png"], "/nowhere/a.png: No such file"),
-        (["images='/nowhere/*.png'"], "images=/nowhere/*.png: no picture in '/nowhere/*.png'"),
-        (["images={empty}"], "images={empty}: no picture in "),
-        (["images=[]"], "Give a file"),
-        (["images=null"], "Give a file"),
         ([], "images is not set"),
         (["images={page}", "mode=word"], "mode=word: should be 'digit' or 'line'"),
-        (["images={page}", "output=answers.txt"], "output=answers.txt: give a file that ends with .csv or .json"),
-        (
-            ["images={page}", "output=/nowhere/answers.csv"],
-            "output=/nowhere/answers.csv: give a file that ends with .csv or .json, in a folder that exists",
-        ),
         (["images={page}", "ckpt_path=/nowhere/best.ckpt"], "/nowhere/best.ckpt: no such file"),
         (["images={page}", "ckpt_path=/nowhere/best.onnx"], "/nowhere/best.onnx: No such file"),
         (["images={page}", "ckpt_path={page}"], "no checkpoint"),
         (["images={page}", "modes=line"], "modes"),
+        (["images=/nowhere/a.png"], "/nowhere/a.png: No such file"),
     ],
 )
-def test_bad_input_is_one_line(
-    words: list[str], line: str, command: Command, checkpoint: Path, scans: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "empty").mkdir()
-    given = [word.format(page=scans / "1.png", empty=tmp_path / "empty") for word in words]
+def test_bad_input_is_one_line(words: list[str], line: str, command: Command, checkpoint: Path, scans: Path) -> None:
+    given = [word.format(page=scans / "1.png") for word in words]
     outcome = command("digits.predict", f"ckpt_path={checkpoint}", *given)
     assert outcome.code == 1
     assert outcome.err.count("\n") == 1, outcome.err
-    assert line.format(empty=tmp_path / "empty") in outcome.err
+    assert line in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"images": "/nowhere/*.png"}, "images=/nowhere/*.png: no picture in '/nowhere/*.png'"),
+        ({"images": "{folder}"}, "images={folder}: no picture in '{folder}'. Give a file, a folder"),
+        ({"images": []}, "images=[]: no picture in []. Give a file, a folder"),
+        ({"images": None}, "images=null: no picture in None. Give a file, a folder"),
+        ({"output": "answers.txt"}, "output=answers.txt: give a file that ends with .csv or .json"),
+        (
+            {"output": "/nowhere/answers.csv"},
+            "output=/nowhere/answers.csv: give a file that ends with .csv or .json, in a ",
+        ),
+        ({"ckpt_path": ["a", "b"]}, "ckpt_path=['a', 'b']: is not a valid path"),
+        ({"save_preprocessed": "pictures"}, "save_preprocessed=pictures: the pictures themselves are there"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict, line: str, tmp_path: Path) -> None:
+    config = yaml.safe_load((PROJECT / "configs" / "predict.yaml").read_text())
+    given = {key: value for key, value in config.items() if key not in ("defaults", "hydra")}
+    settings = {name: str(tmp_path) if value == "{folder}" else value for name, value in settings.items()}
+    with pytest.raises(UserError, match=re.escape(line.format(folder=tmp_path))) as error:
+        read_settings(PredictSettings, OmegaConf.create(given | {"images": "pictures/a.png"} | settings))
+    assert "\n" not in str(error.value)
 
 
 def test_the_newest_checkpoint_is_taken_and_named(command: Command, trained: Path, scans: Path, tmp_path: Path) -> None:

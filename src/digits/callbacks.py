@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -25,6 +25,7 @@ from digits.loggers import log_picture
 from digits.metrics import plain
 from digits.runs.checkpointing import best_checkpoint
 from digits.runs.model_card import model_card
+from digits.runs.processes import from_each_process
 from digits.runs.run import Run
 
 log = logging.getLogger(__name__)
@@ -150,6 +151,29 @@ class Throughput(Callback):
 
     def _pause(self) -> None:
         self._seconds += time.perf_counter() - self._resumed
+
+
+class EMA(WeightAveraging):
+    """An exponential moving average of the weights, which is validated, saved and tested in their place.
+
+    Its decay warms up, as min(decay, (1 + n) / (10 + n)) after n updates: a short run would else test weights that have
+    hardly moved from the initial ones. Source: `num_updates` of TensorFlow's ExponentialMovingAverage.
+
+    Args:
+        decay: in the long run; the average is over about 1 / (1 - decay) updates.
+        update_every_n_steps: steps of the optimizer between two updates.
+    """
+
+    def __init__(self, decay: float = 0.999, update_every_n_steps: int = 1) -> None:
+        def averaged(average: Tensor, weights: Tensor, updates: Tensor | int) -> Tensor:
+            warm = min(decay, (1 + int(updates)) / (10 + int(updates)))
+            return warm * average + (1 - warm) * weights
+
+        super().__init__(use_buffers=True, avg_fn=averaged)
+        self.update_every_n_steps = update_every_n_steps
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return step_idx is not None and step_idx % self.update_every_n_steps == 0
 
 
 class DataFigures(Callback):
@@ -297,10 +321,9 @@ def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[T
     """Gathers from all processes what they found for their shares of the test images, in the order of the images."""
     if trainer.world_size == 1:
         return logits, target
-    shares: list[Any] = [None] * trainer.world_size
     assert trainer.test_dataloaders is not None
     positions = torch.tensor(list(trainer.test_dataloaders.sampler))[: len(target)]
-    torch.distributed.all_gather_object(shares, (positions, logits, target))
+    shares = from_each_process((positions, logits, target))
     positions, logits, target = (torch.cat(parts) for parts in zip(*shares, strict=True))
     order = positions.argsort()
     return logits[order], target[order]

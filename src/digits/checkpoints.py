@@ -27,7 +27,8 @@ from digits.validation import problem_of
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
 
-FORMAT = 1  # raise it with each change after which older checkpoints no longer mean what they say
+FORMAT = 2  # raise it with each change of what a checkpoint holds
+READABLE = (1, FORMAT)  # 1 knows neither its figures nor its data by content, and cannot be resumed
 NETWORKS = f"{networks.__name__}."
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
@@ -56,11 +57,14 @@ class Checkpoint:
         path = Path(path).expanduser()
         if path.is_dir():
             path = Run(path).checkpoint or path
-        if not path.is_file():
+        content: dict[str, Any] = {}
+        if path.is_file():
+            content = load(path)
+            problem = _problem(content)
+        else:
             what = "a folder, but no run's with a checkpoint" if path.is_dir() else "no such file"
-            raise UserError(f"{path}: {what}. Give a checkpoint or a run's folder: logs/train/runs/<run>")
-        content = load(path)
-        if problem := _problem(content):
+            problem = f"{what}. Give a checkpoint or a run's folder: logs/train/runs/<run>"
+        if problem:
             raise UserError(f"{path}: {problem}")
         return cls(path, content)
 
@@ -214,13 +218,13 @@ def _problem(content: Any) -> str | None:
         return f"{what}. {WANTED}"
     written = content.get("digits_format")
     number: int | None = written if type(written) is int else None
-    if number in (None, FORMAT) and not _has_settings(content):  # another version may have others
+    if number in (None, *READABLE) and not _has_settings(content):  # another version may have others
         return f"another project's checkpoint, without the settings that this one writes. {WANTED}"
-    if number != FORMAT:
+    if number not in READABLE:
         age = "a newer" if number is not None and number > FORMAT else "an older"
         found = "without a format" if number is None else f"format {number}"
         return (
-            f"of {age} version of this project ({found}; this one reads {FORMAT})."
+            f"of {age} version of this project ({found}; this one reads {READABLE[0]} to {FORMAT})."
             " Use the version that wrote it, or train again"
         )
     return None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,9 +19,19 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from digits.errors import Diverged, UserError
 from digits.metrics import metric_collection, plain
+from digits.runs.processes import from_each_process
+from digits.validation import Settings, user_errors
 
 Batch = tuple[Tensor, Tensor]
 FINITE_CHECK_EVERY_N_STEPS = 50
+
+
+class ClassifierSettings(Settings):
+    """What a Classifier checks of its arguments."""
+
+    interval: Literal["epoch", "step"]
+    frequency: Annotated[int, Field(ge=1)]
+    label_smoothing: Annotated[float, Field(ge=0, le=1)]
 
 
 class Classifier(L.LightningModule):
@@ -52,18 +63,14 @@ class Classifier(L.LightningModule):
         num_classes: int,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         scheduler: partial[LRScheduler] | None = None,
-        interval: str = "epoch",
+        interval: Literal["epoch", "step"] = "epoch",
         frequency: int = 1,
         monitor: str | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if interval not in ("epoch", "step"):
-            raise UserError(f"scheduler.interval={interval}: there are epoch and step")
-        if frequency < 1:
-            raise UserError(f"scheduler.frequency={frequency}: give 1 or more")
-        if not 0 <= label_smoothing <= 1:
-            raise UserError(f"label_smoothing={label_smoothing}: a share lies between 0 and 1")
+        with user_errors(""):
+            ClassifierSettings(interval=interval, frequency=frequency, label_smoothing=label_smoothing)
         # Convolution and pooling are faster with the channels last: 1.6 times on a CPU with this network.
         self.network = network.to(memory_format=torch.channels_last)
         self.make_optimizer = optimizer
@@ -122,11 +129,13 @@ class Classifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["figures"] = self.figures
         # Those of the epoch so far, which a run that is resumed during an epoch needs.
-        checkpoint["train_metrics"] = {name: metric.metric_state for name, metric in self._epoch_metrics().items()}
+        states = {name: metric.metric_state for name, metric in self._epoch_metrics().items()}
+        checkpoint["train_metrics"] = from_each_process(states)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint["train_metrics"][self.global_rank]
         for name, metric in self._epoch_metrics().items():
-            for state, value in checkpoint.get("train_metrics", {}).get(name, {}).items():
+            for state, value in states[name].items():
                 setattr(metric, state, value.to(self.device))
 
     def _epoch_metrics(self) -> dict[str, Metric]:

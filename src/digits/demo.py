@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOST_BYTES = 20 * 2**20  # of a picture's file
-BYTES_IN_MEMORY = 2**20  # of each; the rest waits on the disk, so that many at once do not fill the memory
+BYTES_IN_MEMORY = 2**20  # of a file; a larger one waits on the disk, so that many at once do not fill the memory
 HEAD_SECONDS = 10  # within which, or twice that, a connection has to send the head of its next request
 UPLOAD_SECONDS = 60
 PICTURES_AT_ONCE = 2  # a large photo takes hundreds of MB while it is read
@@ -88,7 +88,9 @@ def main(cfg: DictConfig) -> None:
         url = f"http://{name}:{port}"
         log.info("open %s%s (Ctrl-C ends)", url, ", or any other address of this machine" if everywhere else "")
         if settings.open_browser:
-            threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()  # some wait for their window
+            threading.Thread(
+                target=webbrowser.open, args=[url], daemon=True
+            ).start()  # some browsers block until they have a window
         server(app).run([listener])
 
 
@@ -205,7 +207,18 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
         assert isinstance(error, HTTPException)  # Starlette's types know one kind of handler for all
         return JSONResponse({"message": error.detail}, error.status_code, error.headers)
 
-    files = [
+    routes = [
+        *page_files(),
+        Route("/model", JSONResponse(model), methods=["GET"]),
+        Route("/predict", predict, methods=["POST"]),
+    ]
+    middleware = [Middleware(with_headers), Middleware(TrustedHostMiddleware, hosts, www_redirect=False)]
+    return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: complain})
+
+
+def page_files() -> list[Route]:
+    """The files of the page, each at its name."""
+    return [
         Route(
             "/" if path.name == "index.html" else f"/{path.name}",
             Response(path.read_bytes(), media_type=mimetypes.guess_type(path.name)[0]),
@@ -213,13 +226,6 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
         )
         for path in sorted(PAGE.iterdir())
     ]
-    routes = [
-        *files,
-        Route("/model", JSONResponse(model), methods=["GET"]),
-        Route("/predict", predict, methods=["POST"]),
-    ]
-    middleware = [Middleware(with_headers), Middleware(TrustedHostMiddleware, hosts, www_redirect=False)]
-    return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: complain})
 
 
 async def receive(request: Request, body: IO[bytes]) -> None:

@@ -136,21 +136,26 @@ def check_job(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the override.
     """
+    if problem := _job_problem(cfg):
+        raise UserError(problem)
+
+
+def _job_problem(cfg: DictConfig) -> str | None:
     overrides = job_overrides()
     chosen = [override for override in overrides if is_group(override.partition("=")[0])]
     default = compose(HydraConfig.get().job.config_name, overrides=chosen)
     for name in map(str, default.keys() - cfg.keys()):
-        raise UserError(f"~{name}: {name} is needed. Choose another ({name}=...), or remove a key inside it")
+        return f"~{name}: {name} is needed. Choose another ({name}=...), or remove a key inside it"
     for name in map(str, cfg.keys() - default.keys()):
-        raise UserError(f"+{name}: nothing reads this key.{nearest(name, known_keys(default))}")
-    for key in (override.partition("=")[0].lstrip("+") for override in overrides if override not in chosen):
-        if not key.startswith("~") and (problem := _kind_problem(key, default, cfg)):
-            raise UserError(problem)
-    for key in AT_LEAST_ONE:
-        if OmegaConf.select(cfg, key) == 0:
-            raise UserError(f"{key}=0: give 1 or more")
+        return f"+{name}: nothing reads this key.{nearest(name, known_keys(default))}"
+    keys = [override.partition("=")[0].lstrip("+") for override in overrides if override not in chosen]
+    if kinds := [problem for key in keys if key[0] != "~" and (problem := _kind_problem(key, default, cfg))]:
+        return kinds[0]
+    if zeros := [key for key in AT_LEAST_ONE if OmegaConf.select(cfg, key) == 0]:
+        return f"{zeros[0]}=0: give 1 or more"
     if "seed" in cfg and not (_kind(cfg.seed) == INTEGER and 0 <= cfg.seed < 2**32):
-        raise UserError(f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}")
+        return f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}"
+    return None
 
 
 def _kind_problem(key: str, default: DictConfig, cfg: DictConfig) -> str | None:

@@ -78,6 +78,9 @@ def test_settings_make_the_same_data_again(arguments: dict, colours: Path) -> No
     settings = data.settings
     assert json.loads(json.dumps(settings)) == settings  # plain types only
     assert settings.pop("class_names") == list(data.class_names)
+    assert len(settings.pop("fingerprint")) == 32
+    seen = settings.pop("seen")
+    assert (seen is not None) == (data.dataset == "image_folder")
     again = DigitsDataModule(**settings)
     again.setup()
     assert again.settings == data.settings

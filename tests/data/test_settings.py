@@ -14,6 +14,7 @@ from digits.errors import UserError
         ("batch_size", 0),
         ("eval_batch_size", -1),
         ("num_workers", -1),
+        ("seed", -1),
         ("split_seed", -1),
         ("val_size", -1),
         ("val_size", 1.5),

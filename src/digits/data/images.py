@@ -1,5 +1,6 @@
 """Images in memory, served a batch at a time."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,3 +56,19 @@ def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
         means.append(float(np.average(levels, weights=histogram)))
         stds.append(float(np.average((levels - means[-1]) ** 2, weights=histogram) ** 0.5))
     return means, stds
+
+
+def fingerprint(loaded: Loaded) -> str:
+    """A hash of everything that a data set holds: of the images, their targets and order, and the classes' names."""
+    digest = hashlib.blake2b("\0".join(loaded.class_names).encode(), digest_size=16)
+    for part in (loaded.train, loaded.test):
+        if part is not None:
+            digest.update(repr(tuple(part.images.shape)).encode())
+            for values in (part.images, part.target):
+                digest.update(values.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def image_hashes(images: Tensor) -> list[str]:
+    """A short hash of each image (N, C, H, W), uint8: 64 bits, so that among a million no two are likely to agree."""
+    return [hashlib.blake2b(image, digest_size=8).hexdigest() for image in images.numpy()]

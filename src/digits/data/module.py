@@ -8,12 +8,12 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import DataLoader
 
-from digits.data.batches import ResumableBatches
+from digits.data.batches import Batches, TrainingBatches
 from digits.data.datasets import DataSet, named
 from digits.data.files import MissingFileError, lock
-from digits.data.images import Loaded, TensorImages, pixel_statistics
+from digits.data.images import Loaded, TensorImages, fingerprint, image_hashes, pixel_statistics
 from digits.data.settings import DataSettings, TrainedData
 from digits.data.splits import Splits, cut_fold, size_in_images, split
 from digits.errors import UserError
@@ -59,12 +59,14 @@ class DigitsDataModule(L.LightningDataModule):
             of the training split.
         std: the pixels are then divided by it; given as `mean` is.
         augmentation: batched module on images (B, C, H, W) in [0, 1], applied in training only.
+        seed: of the order of the training images, which depends on it and the epoch alone.
 
     Attributes:
         splits: set by `setup`, as are the following.
         class_names: by the class's number.
         in_channels: channels of the images.
         image_size: height and width of the images, in pixels.
+        fingerprint: of all that the data set holds.
 
     Raises:
         UserError: for an argument out of range.
@@ -91,6 +93,7 @@ class DigitsDataModule(L.LightningDataModule):
         mean: float | list[float] | None = 0.1307,
         std: float | list[float] | None = 0.3081,
         augmentation: nn.Module | None = None,
+        seed: int = 0,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in DataSettings.model_fields}
         super().__init__()
@@ -114,10 +117,11 @@ class DigitsDataModule(L.LightningDataModule):
         self.in_channels = channels
         self.mean = settings.mean or []
         self.std = settings.std or []
+        self.seed = seed
         self.augmentation = augmentation or nn.Identity()
-        self.position: dict[str, Any] | None = None  # of a run that goes on: see digits.runs.resume
         self._splits: Splits | None = None
         self.class_names: tuple[str, ...] = ()
+        self.fingerprint: str | None = None
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -167,6 +171,10 @@ class DigitsDataModule(L.LightningDataModule):
             mean=self.mean,
             std=self.std,
             class_names=list(self.class_names),
+            fingerprint=self.fingerprint,
+            seen=sorted(image_hashes(torch.cat([self.splits.train.images, self.splits.val.images])))
+            if self.data_set.own_root
+            else None,
         ).model_dump()
 
     @property
@@ -200,11 +208,12 @@ class DigitsDataModule(L.LightningDataModule):
             # Where prepare_data has not run, as in a script of one's own.
             self._fall_back(error)
             loaded = self.data_set.load()
-        self.use(loaded, self._cut(loaded))
+        self.use(loaded, self.cut(loaded))
 
     def use(self, loaded: Loaded, splits: Splits) -> None:
         """Takes these splits of what was loaded."""
         self.class_names = loaded.class_names
+        self.fingerprint = fingerprint(loaded)
         self.in_channels, self.image_size = loaded.train.images.shape[1:3]
         measured = ([], []) if self.mean and self.std else pixel_statistics(splits.train.images)
         self.mean = self._per_channel("mean", self.mean or measured[0])
@@ -229,7 +238,8 @@ class DigitsDataModule(L.LightningDataModule):
         ]
         rank_zero_only(log.warning)("\n".join(["", "!" * 100, *(f"!!  {line}" for line in lines), "!" * 100, ""]))
 
-    def _cut(self, loaded: Loaded) -> Splits:
+    def cut(self, loaded: Loaded) -> Splits:
+        """Splits what was loaded, as the settings ask for."""
         train, test, class_names = loaded
         total = len(train)
         if self.folds:
@@ -243,25 +253,27 @@ class DigitsDataModule(L.LightningDataModule):
 
     def _per_channel(self, name: str, values: list[float]) -> list[float]:
         values = values * self.in_channels if len(values) == 1 else values
+        problem = ""
         if len(values) != self.in_channels:
-            raise UserError(f"data.{name}={values}: give one number, or one for each of {self.in_channels} channels")
-        if name == "std" and min(values) <= 0:
-            raise UserError(
-                "data.std=null: all training pixels of a channel are equal, so give the number to divide by"
-            )
+            problem = f"{values}: give one number, or one for each of {self.in_channels} channels"
+        elif name == "std" and min(values) <= 0:
+            problem = "null: all training pixels of a channel are equal, so give the number to divide by"
+        if problem:
+            raise UserError(f"data.{name}={problem}")
         return values
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> TrainingBatches:
         rank, world_size = self._rank_and_world_size
-        sampler: Sampler[int] = RandomSampler(self.splits.train)
-        if world_size > 1:
-            # The run's seed is the same in each process, so they share one order of the images.
-            seed = torch.initial_seed() % 2**31
-            sampler = DistributedSampler(self.splits.train, world_size, rank, shuffle=True, seed=seed)
-        elif self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined] # undeclared by Lightning
-            sampler = SequentialSampler(self.splits.train)  # the same images in each epoch
-        batches = ResumableBatches(sampler, self.batch_size, self.position, draws_before=0 if self.num_workers else 1)
-        return self._loader(self.splits.train, batch_sampler=batches)
+        overfit = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined] # undeclared
+        return TrainingBatches(
+            self.splits.train,
+            self.batch_size,
+            self.seed,
+            rank,
+            world_size,
+            shuffle=not overfit,  # the same images in each epoch
+            **self._loading,
+        )
 
     def val_dataloader(self) -> DataLoader | list:
         return self._eval_loader(self.splits.val) if len(self.splits.val) else []
@@ -276,25 +288,19 @@ class DigitsDataModule(L.LightningDataModule):
         rank, world_size = self._rank_and_world_size
         # Each image in one process: DistributedSampler would repeat some to make the shares equal.
         share = range(rank, len(images), world_size) if world_size > 1 else None
-        return self._loader(images, batch_size=self.eval_batch_size, sampler=share)
+        return Batches(images, batch_size=self.eval_batch_size, sampler=share, **self._loading)
 
     @property
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, images: TensorImages, **order: Any) -> DataLoader:
-        # For each epoch a DataLoader draws a seed for its workers, even if it has none; but if they persist, only once,
-        # so that a run that goes on in another process would draw once more: then from numbers of their own.
-        generator = torch.Generator() if self.num_workers else None
-        return DataLoader(
-            images,
-            generator=generator,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=self.persistent_workers,
-            collate_fn=_as_is,
-            **order,
-        )
+    @property
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "pin_memory": self.pin_memory,
+            "persistent_workers": self.persistent_workers,
+        }
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, target = batch
@@ -317,8 +323,3 @@ class DigitsDataModule(L.LightningDataModule):
 def data_of(trainer: L.Trainer) -> DigitsDataModule:
     """The data that a trainer works on."""
     return trainer.datamodule  # type: ignore[attr-defined] # undeclared by Lightning
-
-
-def _as_is(batch: object) -> object:
-    """The dataset hands out whole batches, so there is nothing to collate."""
-    return batch

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from digits.data.datasets import data_sets
-from digits.model_facts import LARGEST_IMAGE
+from digits.model_facts import LARGEST_IMAGE, Mean, Std
 from digits.validation import Settings, as_typed
 
 
@@ -20,11 +20,9 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # images, or a fraction of them
-Numbers = Annotated[list[Finite], Field(min_length=1)]
-PositiveNumbers = Annotated[list[Positive], Field(min_length=1)]
+Numbers = Annotated[list[Mean], Field(min_length=1)]
+PositiveNumbers = Annotated[list[Std], Field(min_length=1)]
 
 
 class _Kept(Settings):
@@ -59,6 +57,7 @@ class DataSettings(_Kept):
 
     root: Annotated[str | None, BeforeValidator(_as_text)]
     offline_fallback: bool | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     batch_size: Annotated[int, Field(ge=1)]
     eval_batch_size: Annotated[int, Field(ge=1)]
     num_workers: Annotated[int, Field(ge=0)]
@@ -99,6 +98,11 @@ class TrainedData(_Kept):
 
     All but the last three are arguments of `DigitsDataModule`. A checkpoint comes from a file, so nothing in it is
     taken on trust: `digits.validation.problem_of(TrainedData, content, "data")`.
+
+    Args:
+        class_names: by the class's number.
+        fingerprint: of all that the data set held; None in checkpoints of older versions.
+        seen: a hash of each image of training and validation, where the data set is a folder that may change.
     """
 
     root: str
@@ -107,6 +111,8 @@ class TrainedData(_Kept):
     mean: Numbers
     std: PositiveNumbers
     class_names: Annotated[list[str], Field(min_length=1)]
+    fingerprint: str | None = None
+    seen: list[str] | None = None
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         for name in ("mean", "std"):

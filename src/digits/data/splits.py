@@ -40,20 +40,22 @@ def split(
     counts = np.bincount(target)
     present = np.flatnonzero(counts)
     smallest = present[counts[present].argmin()]
+    problem, parts = "", []
     if counts[smallest] > 1 and min(held_out, rest_size) < len(present):
-        raise UserError(
-            f"data.{key}={held_out}: each of {len(present)} classes has to be among the images held out and among the"
-            f" other {max(0, rest_size):,} of {len(images):,}; give another size"
+        problem = (
+            f"each of {len(present)} classes has to be among the images held out and among the other"
+            f" {max(0, rest_size):,} of {len(images):,}; give another size"
         )
-    parts = []
-    if counts[smallest] > 1:
+    elif counts[smallest] > 1:
         parts = train_test_split(np.arange(len(images)), test_size=held_out, stratify=target, random_state=seed)
-    if not parts or any(len(np.unique(target[part])) < len(present) for part in parts):
+    if not problem and (not parts or any(len(np.unique(target[part])) < len(present) for part in parts)):
         needed = max(2, math.ceil(len(images) / min(held_out, rest_size)))
-        raise UserError(
-            f"data.{key}={held_out}: class {class_names[smallest]} has {counts[smallest]} of {len(images):,} images,"
-            f" too few for a share in each split: it needs {needed}. Add images, or give another size"
+        problem = (
+            f"class {class_names[smallest]} has {counts[smallest]} of {len(images):,} images, too few for a share in"
+            f" each split: it needs {needed}. Add images, or give another size"
         )
+    if problem:
+        raise UserError(f"data.{key}={held_out}: {problem}")
     rest, held = map(np.sort, parts)
     return images.subset(rest), images.subset(held)
 

@@ -1,13 +1,13 @@
-// Three sources of pictures, one answer. Asks its own server alone: GET model, POST predict.
+// Three sources of pictures, one answer. Asks only its own server: GET model, POST predict.
 
 const PEN = 0.07;        // width of a stroke, in heights of the sheet
 const SENT = 280;        // pixels: height of the drawings and frames that are sent
 const PAUSE = 40;        // milliseconds from one request to the next, at least
 const FRAME_PAUSE = 120; // the same for the camera
-const PATIENCE = 30_000; // milliseconds for an answer
+const TIMEOUT = 30_000;  // milliseconds for an answer
 const CAMERA = {
-  NotAllowedError: "The browser may not use the camera. Allow it in the address bar, and start again.",
-  insecure: "Browsers give the camera only to pages of this machine (127.0.0.1) or over https.",
+  NotAllowedError: "The browser may not use the camera. Allow it in the address bar, then start it again.",
+  insecure: "Browsers allow the camera only on pages from this machine (127.0.0.1) or over https.",
 };
 
 const $ = (id) => document.getElementById(id);
@@ -17,16 +17,16 @@ const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseco
 const several = () => $("several").checked;
 const [sheet, preview, video, guide] = ["sheet", "preview", "video", "guide"].map($);
 
-let model;            // what GET model says
+let model;            // the answer to GET model
 let noun = "digit";   // what its classes are
 let source = "draw";  // or upload, camera
 let strokes = [];     // each a list of points [x, y], in heights of the sheet
 let file = null;      // what was uploaded
 let stream = null;    // the camera's
-let readings = [];    // the answer
+let readings = [];    // the answer's predictions
 let chosen = null;    // which of several has its bars shown; null: the least certain
 
-// Reading: one request at a time. What changes meanwhile is read next; an answer to what is gone is dropped.
+// Reading: one request at a time. A change is read next; an answer to a discarded picture is dropped.
 
 let busy = false;
 let changed = false;
@@ -53,12 +53,12 @@ async function read() {
   busy = false;
 }
 
-/** The server's answer, or nothing, if there is no server. */
+/** The server's answer; undefined without a server. */
 async function predict(body) {
   const url = `predict?mode=${several() ? "line" : "digit"}`;
   let response;
   try {
-    response = await fetch(url, { method: "POST", body, signal: AbortSignal.timeout(PATIENCE) });
+    response = await fetch(url, { method: "POST", body, signal: AbortSignal.timeout(TIMEOUT) });
   } catch {
     return undefined;
   }
@@ -72,7 +72,7 @@ async function untilBack() {
   $("gone").hidden = true;
 }
 
-/** Forgets the answer, and any that is still on its way. */
+/** Clears the answer and any pending one. */
 function reset() {
   era += 1;
   chosen = null;
@@ -80,7 +80,7 @@ function reset() {
   read();
 }
 
-// Pictures: what each source has to read, as { blob, width, height }, or nothing
+// Pictures: what each source has to read, as { blob, width, height }, or null
 
 const scratch = document.createElement("canvas");
 
@@ -105,7 +105,7 @@ const pictures = {
 
   camera() {
     if (!stream || !video.videoWidth) return null;
-    // The video covers the stage, so that some of it is cut off; the guide is in the middle.
+    // The video covers the stage and is cropped to it; the guide is in the middle.
     const scale = Math.max(video.clientWidth / video.videoWidth, video.clientHeight / video.videoHeight);
     const [width, height] = [guide.clientWidth / scale, guide.clientHeight / scale];
     const [left, top] = [(video.videoWidth - width) / 2, (video.videoHeight - height) / 2];
@@ -165,7 +165,7 @@ function showBars(probabilities) {
   });
 }
 
-/** Frames what was found in the picture, which stands in the middle of the stage. */
+/** Draws a box around each digit. The picture is centred on the stage. */
 function showBoxes(picture) {
   const boxes = $("boxes");
   boxes.replaceChildren();
@@ -182,7 +182,7 @@ function showBoxes(picture) {
 
 let spoken;
 
-/** For screen readers, once the answer holds still. */
+/** For screen readers, once the answer is stable. */
 function speak(text) {
   clearTimeout(spoken);
   spoken = setTimeout(() => { $("spoken").textContent = text; }, 600);
@@ -199,7 +199,7 @@ function paint(context, height, ink) {
     const points = stroke.map(([x, y]) => [x * height, y * height]);
     context.beginPath();
     context.moveTo(...points[0]);
-    for (let i = 1; i < points.length - 1; i++) { // curves through the middles: round where the pointer was quick
+    for (let i = 1; i < points.length - 1; i++) { // curves through midpoints are smooth
       const [[x, y], [u, v]] = [points[i], points[i + 1]];
       context.quadraticCurveTo(x, y, (x + u) / 2, (y + v) / 2);
     }
@@ -243,7 +243,7 @@ sheet.addEventListener("lostpointercapture", () => { drawing = false; });
 new ResizeObserver(repaint).observe(sheet);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
 
-/** Keeps some of the strokes. */
+/** Replaces the strokes by some of them. */
 function keep(some) {
   drawing = false;
   strokes = some;
@@ -264,13 +264,13 @@ async function open(picture) {
   const [name, most] = [picture.name, model.most_bytes];
   if (picture.size > most) return show({ message: `${name} has more than ${most / 2 ** 20} MB.` });
   try {
-    file = new Blob([await picture.arrayBuffer()]); // whatever becomes of the file on the disk
+    file = new Blob([await picture.arrayBuffer()]); // a copy: the file on the disk may change
   } catch {
     return show({ message: `${name} cannot be read.` });
   }
   preview.src = URL.createObjectURL(file);
   preview.hidden = false;
-  await preview.decode().catch(() => { preview.hidden = true; }); // TIFF: the server reads more than browsers do
+  await preview.decode().catch(() => { preview.hidden = true; }); // TIFF: the server reads formats that browsers do not
   read();
 }
 
@@ -296,7 +296,7 @@ async function start() {
   } catch (error) {
     return show({ message: CAMERA[error.name] ?? `The camera does not start (${error.message}).` });
   }
-  if (source !== "camera") return stop(); // left while the browser asked
+  if (source !== "camera") return stop(); // left during the browser's question
   stream.getTracks()[0].onended = stop;
   video.srcObject = stream;
   $("camera").classList.add("on");
@@ -360,7 +360,7 @@ $("several").onchange = () => {
   document.body.classList.toggle("wide", several());
   setHints();
   reset();
-  keep(strokes.filter((stroke) => several() || stroke.every(([x]) => x <= 1))); // what the square sheet holds
+  keep(strokes.filter((stroke) => several() || stroke.every(([x]) => x <= 1))); // those that fit on the square sheet
 };
 
 // The model
@@ -372,7 +372,7 @@ function setHints() {
   $("several").nextSibling.textContent = `several ${noun}s`;
 }
 
-/** Whether the server told of its model. */
+/** Gets what describes the model; false without a server. */
 async function getModel() {
   try {
     model = await (await fetch("model", { signal: AbortSignal.timeout(5000) })).json();

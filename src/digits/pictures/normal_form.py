@@ -12,29 +12,29 @@ from digits.errors import UserError
 from digits.pictures.decode import ORIGINAL_SIZE, fit_square
 
 # Amounts of ink go from 0 (the ground) to 255 (nothing of the ground shines through).
-FAINTEST = 28  # a pencil's is 50 to 100; what is less can be a crease or a shadow
-SOFT_EDGE = 4  # the least that still belongs to a stroke
+FAINTEST = 28  # a pencil's ink is 50 to 100; less can be a crease or a shadow
+SOFT_EDGE = 4  # the least ink that still belongs to a stroke
 NOISE = 5  # standard deviations of the ground's noise that ink has to exceed
-SHARP = 0.75  # of a stroke's ink, which at its edge comes or goes within a few pixels: a shadow has no such edge
-CLEARER = 1.5  # times the contrast of grey, in one colour: yellow ink shows in blue
-# Where the light is uneven, the ground is what the surroundings of a pixel have in their middle. Wide surroundings
-# blur the edges of shadows, narrow ones take a broad stroke for ground.
+SHARP = 0.75  # of a stroke's ink, which rises by this much within a few pixels of its edge; a shadow's does not
+CLEARER = 1.5  # times the contrast of grey, for a single colour to be used: yellow ink shows in blue
+# In uneven light, the ground of a pixel is the median of its surroundings. Wide surroundings blur the edges of
+# shadows, narrow ones take a broad stroke for ground.
 SURROUNDINGS = (0.25, 0.5)  # of the picture's shorter side
 BROAD = 0.2  # of the surroundings: a stroke this wide needs wider ones
-THUMBNAIL = 96  # pixels of the longer side of the picture in which the ground is sought
+THUMBNAIL = 96  # pixels of the longer side of the reduced picture that the ground is computed on
 PHOTO_FROM = 64  # pixels of the shorter side; a smaller picture is lit evenly
 # Sizes of parts
-SMALLEST = 0.01  # of the picture's longer side; what is smaller is dirt
+SMALLEST = 0.01  # of the picture's longer side; anything smaller is dirt
 SPECK = 0.03  # of the largest part's area
-NEAR = 0.4  # of a digit's size: what is further away is no stroke of it
-SHORT = 0.4  # of the line's height: what is lower is a hyphen, a full stop
+NEAR = 0.4  # of a digit's size: a stroke further away does not belong to it
+SHORT = 0.4  # of the line's height: anything lower is a hyphen or a full stop
 THINNEST = 1.5  # pixels of a stroke in the normal form; MNIST's have 2 to 3
 
 NOTHING = "no digit found: the picture is blank, or its ink too faint or too small. Give one with a clear digit on it"
 
 
 class NothingFoundError(UserError):
-    """There is nothing to read in the picture."""
+    """A picture without a digit."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def form_of(dataset: str, image_size: int, channels: int) -> Form:
 
 
 def find_image(picture: Image.Image, form: Form) -> Found:
-    """The digit in a picture, light on dark or dark on light, brought into the form.
+    """Finds the digit in a picture, light on dark or dark on light, and brings it into the form.
 
-    A digit may be of several strokes that do not touch; what lies far from it is left out. Where no normal form is
-    known, it is the whole picture.
+    A digit may have several strokes that do not touch; anything far from it is left out. For a data set without a
+    known normal form, the whole picture is taken.
 
     Args:
         picture: as `read_picture` gives it.
@@ -92,36 +92,38 @@ def find_image(picture: Image.Image, form: Form) -> Found:
         NothingFoundError: if there is none.
     """
     if form.fit is None:
-        return _whole(picture, form)
+        return _whole_picture(picture, form)
     ink = _Ink.of(picture)
-    return _found(ink, _around(ink.strokes), picture, form)
+    return _normalised(ink, _with_neighbours(ink.strokes), picture, form)
 
 
 def find_images(picture: Image.Image, form: Form) -> list[Found]:
-    """The digits in a picture from left to right, as one reads a postcode; arguments and errors as for `find_image`.
+    """Finds the digits in a picture from left to right, as in a postcode; arguments and errors as for `find_image`.
 
-    Strokes above each other are one digit. Where no normal form is known, there is one: the whole picture.
+    Strokes above each other are one digit. Without a known normal form, the whole picture is the only one.
     """
     if form.fit is None:
-        return [_whole(picture, form)]
+        return [_whole_picture(picture, form)]
     ink = _Ink.of(picture)
-    digits = _merged(ink.strokes)
+    digits = _merge_stacked(ink.strokes)
     height = max(digit.bottom - digit.top for digit in digits)
     digits = [digit for digit in digits if digit.bottom - digit.top >= SHORT * height]
-    return [_found(ink, digit, picture, form) for digit in sorted(digits, key=lambda digit: digit.left + digit.right)]
+    return [
+        _normalised(ink, digit, picture, form) for digit in sorted(digits, key=lambda digit: digit.left + digit.right)
+    ]
 
 
-def _whole(picture: Image.Image, form: Form) -> Found:
+def _whole_picture(picture: Image.Image, form: Form) -> Found:
     picture = picture.convert("L" if form.channels == 1 else "RGB")
     image = fit_square(picture, form.image_size)
     if form.light_on_dark and np.median(_border(np.asarray(picture.convert("L")))) > 127:
         image = 255 - image
-    return Found(image, _original((0, 0, *picture.size), picture))
+    return Found(image, _in_original((0, 0, *picture.size), picture))
 
 
 @dataclass(frozen=True)
 class _Stroke:
-    """Connected ink, or several such that belong together."""
+    """Connected ink, or several connected parts that belong together."""
 
     labels: tuple[int, ...]
     left: int
@@ -152,8 +154,8 @@ class _Ink:
     Args:
         amount: uint8 of shape (H, W): 0 is the ground.
         faintest: the amount that is not noise.
-        labels: (H, W): to which stroke a pixel belongs that is surely ink; 0: to none.
-        strokes: without what is too small.
+        labels: (H, W): the number of the stroke that a pixel surely belongs to; 0: none.
+        strokes: without those that are too small.
     """
 
     amount: np.ndarray
@@ -177,30 +179,30 @@ class _Ink:
         if photo:
             grey = grey.filter(ImageFilter.GaussianBlur(max(grey.size) / 640))
         values = np.asarray(grey).astype(np.int16)
-        # Ink that touches the border does so in places; along much of it lies a shadow.
+        # Ink touches the border in a few places; a shadow lies along much of it.
         uneven = photo or (large and (off > 12).mean() > 0.05)
         for share in SURROUNDINGS if uneven else ():
-            ink = cls._over(values, _ground(grey, share), uneven)
+            ink = cls._on_ground(values, _local_ground(grey, share), uneven)
             if not ink.strokes:
                 break
             if share == SURROUNDINGS[-1] or ink.stroke_width() < BROAD * share * min(grey.size):
                 return ink
         if not photo:
-            ink = cls._over(values, np.median(border).astype(np.int16), uneven)
+            ink = cls._on_ground(values, np.median(border).astype(np.int16), uneven)
             if ink.strokes:
                 return ink
         raise NothingFoundError(NOTHING)
 
     @classmethod
-    def _over(cls, values: np.ndarray, ground: np.ndarray, uneven: bool) -> "_Ink":
+    def _on_ground(cls, values: np.ndarray, ground: np.ndarray, uneven: bool) -> "_Ink":
         """The ink on a ground, which has one value, or one for each pixel: both int16, the picture of shape (H, W)."""
         from scipy import ndimage
         from skimage.filters import threshold_otsu
 
-        amount, noise = _amount(values, ground)
+        amount, noise = _ink_amount(values, ground)
         sure = max(FAINTEST, round(NOISE * noise))
         counts = np.bincount(amount.ravel(), minlength=256).astype(float)
-        # Otsu's method wants classes of like size, and a page has little ink: as much ground as there is ink.
+        # Otsu's method needs classes of similar size, but a page has little ink: the ground is given the same weight.
         counts[:sure] *= counts[sure:].sum() / max(1, counts[:sure].sum())
         if not counts.any():
             return cls(amount, sure, np.zeros(values.shape, np.int32), [])
@@ -213,13 +215,13 @@ class _Ink:
         ]
         if ground.ndim:
             height, width = values.shape
-            # At the border lie shadows, and what is not the page.
+            # At the border lie shadows and the page's surroundings.
             strokes = [s for s in strokes if s.left > 0 and s.top > 0 and s.right < width and s.bottom < height]
         enough = SPECK * max((stroke.area for stroke in strokes), default=0)
         strokes = [stroke for stroke in strokes if stroke.area >= enough]
         if uneven and strokes:
             # A picture lit evenly can be a small one scaled up.
-            strokes = _sharp(strokes, labels, amount, max(amount.shape) // (150 if ground.ndim else 25))
+            strokes = _with_sharp_edges(strokes, labels, amount, max(amount.shape) // (150 if ground.ndim else 25))
         if max((stroke.size for stroke in strokes), default=0) < max(3, SMALLEST * max(values.shape)):
             strokes = []
         return cls(amount, max(SOFT_EDGE, round(3 * noise)), labels, strokes)
@@ -237,8 +239,8 @@ def _edge(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask)
 
 
-def _sharp(strokes: list[_Stroke], labels: np.ndarray, amount: np.ndarray, reach: int) -> list[_Stroke]:
-    """Those of the strokes that have an edge as a pen makes it: the ink comes and goes within `reach` pixels."""
+def _with_sharp_edges(strokes: list[_Stroke], labels: np.ndarray, amount: np.ndarray, reach: int) -> list[_Stroke]:
+    """The strokes with a pen's edge: their ink comes and goes within `reach` pixels."""
     from scipy import ndimage
 
     side = 2 * max(3, reach) + 1
@@ -250,11 +252,11 @@ def _sharp(strokes: list[_Stroke], labels: np.ndarray, amount: np.ndarray, reach
     return [strokes[i] for i in np.flatnonzero(rises > SHARP * levels)]
 
 
-def _amount(values: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, float]:
+def _ink_amount(values: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, float]:
     """How much ink each pixel has, uint8 of shape (H, W), and the standard deviation of the ground's noise."""
     lighter = values - ground
     off = np.abs(lighter[:: max(1, len(lighter) // 256)])
-    # Half of a normal distribution lies within 0.674 deviations, a quarter within 0.319; the rest may be ink.
+    # Half of a normal distribution lies within 0.674 standard deviations, a quarter within 0.319; the rest may be ink.
     noise = 1.4826 * np.median(off) if ground.ndim else 3.1383 * np.percentile(off, 25)
     least = max(FAINTEST / 2, NOISE * noise)
     if lighter[lighter > least].sum() > -lighter[lighter < -least].sum():
@@ -282,11 +284,11 @@ def _border(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
 
 
-def _ground(grey: Image.Image, share: float) -> np.ndarray:
-    """How light the picture would be without ink, int16 of shape (H, W), where the light is uneven.
+def _local_ground(grey: Image.Image, share: float) -> np.ndarray:
+    """How light the picture would be without ink, in uneven light: int16 of shape (H, W).
 
     Args:
-        share: of the picture's shorter side, that the surroundings of a pixel measure whose median is its ground.
+        share: size of the surroundings whose median is a pixel's ground, as a share of the picture's shorter side.
     """
     from skimage.filters.rank import median
 
@@ -297,7 +299,7 @@ def _ground(grey: Image.Image, share: float) -> np.ndarray:
     return np.asarray(ground.resize(grey.size, Image.Resampling.BICUBIC)).astype(np.int16)
 
 
-def _around(strokes: list[_Stroke]) -> _Stroke:
+def _with_neighbours(strokes: list[_Stroke]) -> _Stroke:
     """The largest stroke with all that is near it, near that, and so on."""
     digit, *rest = sorted(strokes, key=lambda stroke: -stroke.area)
     while near := [stroke for stroke in rest if _gap(digit, stroke) <= NEAR * digit.size]:
@@ -312,8 +314,8 @@ def _gap(a: _Stroke, b: _Stroke) -> int:
     return max(a.left - b.right, b.left - a.right, a.top - b.bottom, b.top - a.bottom)
 
 
-def _merged(strokes: Iterable[_Stroke]) -> list[_Stroke]:
-    """Those above each other made one: where two share more than half of the narrower one's width."""
+def _merge_stacked(strokes: Iterable[_Stroke]) -> list[_Stroke]:
+    """Makes one of strokes above each other: those that share more than half of the narrower one's width."""
     digits: list[_Stroke] = []
     for stroke in sorted(strokes, key=lambda stroke: stroke.left - stroke.right):  # the widest first
         digit = stroke
@@ -326,7 +328,7 @@ def _merged(strokes: Iterable[_Stroke]) -> list[_Stroke]:
     return digits
 
 
-def _found(ink: _Ink, digit: _Stroke, picture: Image.Image, form: Form) -> Found:
+def _normalised(ink: _Ink, digit: _Stroke, picture: Image.Image, form: Form) -> Found:
     """Cuts a digit out and brings it into the form."""
     from scipy import ndimage
     from skimage.segmentation import watershed
@@ -337,14 +339,14 @@ def _found(ink: _Ink, digit: _Stroke, picture: Image.Image, form: Form) -> Found
     window = (slice(top, digit.bottom + margin), slice(left, digit.right + margin))
     amount, labels = ink.amount[window], ink.labels[window]
     sure = np.isin(labels, digit.labels)
-    # A quarter of a stroke or more is as dark as the pen makes it: MNIST's own images stay as they are.
+    # A quarter of a stroke or more is as dark as the pen makes it, so that MNIST's own images stay as they are.
     amount = np.minimum((amount * np.float32(255 / np.percentile(amount[sure], 75))).round(), 255).astype(np.uint8)
     scale = form.fit / digit.size
     lacking = round((THINNEST / scale - 2 * sure.sum() / _edge(sure).sum()) / 2)
-    if scale < 0.5 and lacking > 0:  # a hair's breadth would fade away
+    if scale < 0.5 and lacking > 0:  # a thin line would fade away
         amount = ndimage.maximum_filter(amount, 2 * lacking + 1)
 
-    factor = max(1, digit.size // 160)  # more is not needed, and takes long
+    factor = max(1, digit.size // 160)  # more pixels are not needed, and slow
     amount, own, others = (
         np.asarray(Image.fromarray(part).reduce(factor))
         for part in (amount, 255 * sure.astype(np.uint8), 255 * ((labels > 0) & ~sure).astype(np.uint8))
@@ -358,13 +360,13 @@ def _found(ink: _Ink, digit: _Stroke, picture: Image.Image, form: Form) -> Found
     scale = form.fit / max(pixels.shape)
     size = [max(1, round(side * scale)) for side in pixels.shape[::-1]]
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
-    image = _placed((small * (255 / small.max())).round().astype(np.uint8), form)
+    image = _centred((small * (255 / small.max())).round().astype(np.uint8), form)
     right, bottom = left + factor * (columns[-1] + 1), top + factor * (rows[-1] + 1)
     box = (left + factor * columns[0], top + factor * rows[0], right, bottom)
-    return Found(np.repeat(image[None], form.channels, axis=0), _original(box, picture))
+    return Found(np.repeat(image[None], form.channels, axis=0), _in_original(box, picture))
 
 
-def _placed(digit: np.ndarray, form: Form) -> np.ndarray:
+def _centred(digit: np.ndarray, form: Form) -> np.ndarray:
     """A digit (h, w) in an image (size, size), centred as the form has it."""
     offsets = []
     for axis in (0, 1):
@@ -382,8 +384,8 @@ def _placed(digit: np.ndarray, form: Form) -> np.ndarray:
     return image
 
 
-def _original(box: Iterable[int], picture: Image.Image) -> tuple[int, int, int, int]:
-    """A box in a picture as one in the picture that it was reduced from."""
+def _in_original(box: Iterable[int], picture: Image.Image) -> tuple[int, int, int, int]:
+    """Scales a box in a picture to the one that it was reduced from."""
     width, height = picture.info.get(ORIGINAL_SIZE, picture.size)
     across, down = width / picture.width, height / picture.height
     left, top, right, bottom = box

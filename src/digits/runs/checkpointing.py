@@ -1,7 +1,8 @@
 """The checkpoints that a run keeps: the last one, which it resumes from bit for bit, and the best, which is tested.
 
 Lightning restores weights, optimizer, schedule, callbacks and its loops. What it leaves out is here: the state of the
-random numbers. The data module keeps the order of the images, the classifier the metrics of the epoch so far.
+random numbers. The training batches keep how many of them are done (`digits.data.batches`), the classifier the metrics
+of the epoch so far.
 """
 
 import logging
@@ -20,6 +21,7 @@ from digits.checkpoints import Checkpoint, save_state_dict
 from digits.errors import UserError
 from digits.loggers import flush
 from digits.model_facts import ModelFacts
+from digits.runs.processes import from_each_process
 from digits.runs.run import Run
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 ASK_EVERY_N_STEPS = 50
 # Of a checkpoint, besides what evaluating it takes.
-NEEDED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "train_metrics"}
+NEEDED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "train_metrics", "figures"}
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +51,15 @@ class LastCheckpoint(CheckpointCallback):
         self.interrupts = run.interrupts
         self._saved_at = time.monotonic()
         self._position: dict[str, Any] = {}
+        self._restored: dict[str, Any] | None = None
+        self._batches_done: list[dict[str, int]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._restored:  # nothing draws between this and the first batch
+            _set_random_states(self._restored["random"][trainer.global_rank])
+            # Lightning forgets to, where a schedule has asked for the number of steps before the checkpoint was read.
+            for state in self._batches_done:
+                trainer.train_dataloader.load_state_dict(state)  # type: ignore[union-attr] # digits.data.batches
         self.interrupts.deferred = True
         self.interrupts.take_over()  # Lightning's own SIGTERM ends an epoch without a checkpoint, and with exit code 0
 
@@ -62,7 +71,7 @@ class LastCheckpoint(CheckpointCallback):
             # Lightning counts batches from 0 only after this hook; a checkpoint with the last epoch's count would have
             # this one be over.
             trainer.fit_loop.epoch_loop.reset()
-            self._save(trainer, batches=0)
+            self._save(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -70,7 +79,7 @@ class LastCheckpoint(CheckpointCallback):
         # Not while gradients accumulate, nor at an epoch's end, where validation is still to come.
         complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
         if complete and self._is_due(trainer, batch_idx):
-            self._save(trainer, batches=batch_idx + 1)
+            self._save(trainer)
 
     def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         due = time.monotonic() - self._saved_at >= self.every_seconds
@@ -86,19 +95,15 @@ class LastCheckpoint(CheckpointCallback):
         trainer.fit_loop.restarting = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer, batches=0)
+        self._save(trainer)
         self.interrupts.deferred = False
 
-    def _save(self, trainer: L.Trainer, batches: int) -> None:
+    def _save(self, trainer: L.Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined] # undeclared by Lightning
-            assert trainer.train_dataloader is not None
-            before_order = trainer.train_dataloader.batch_sampler.before_order
             self._position = {
                 "step": trainer.global_step,
-                "batches": batches,
-                "before_order": before_order,
                 "stopped": trainer.should_stop,
-                **_random_states(trainer.strategy.root_device),
+                "random": from_each_process(_random_states(trainer.strategy.root_device)),
             }
             if best := best_path(trainer):
                 self.run.update(best_checkpoint=self.run.relative(best))
@@ -114,7 +119,8 @@ class LastCheckpoint(CheckpointCallback):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         position = checkpoint["callbacks"].get(self.state_key, {})
         if position.get("step") == checkpoint["global_step"]:  # not so in a best.ckpt
-            trainer.datamodule.position = position  # type: ignore[attr-defined] # undeclared by Lightning
+            self._restored = position
+            self._batches_done = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
             trainer.should_stop = position["stopped"]  # early, before it was interrupted in its test
 
 
@@ -173,21 +179,25 @@ def to_resume(run: Run, max_epochs: int) -> Checkpoint | None:
     return checkpoint
 
 
-def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any], processes: int) -> None:
     """Refuses a checkpoint that a run with these settings cannot resume from.
 
     Raises:
         UserError: saying what it lacks, or which setting is another.
     """
-    way_out = "Without that file the run restarts from scratch"
+    problem = None
     if lacking := NEEDED.difference(checkpoint.content):
-        raise UserError(f"{checkpoint.path}: not to resume from, it has no {', '.join(sorted(lacking))}. {way_out}")
+        problem = f"not to resume from, it has no {', '.join(sorted(lacking))}"
+    elif len(checkpoint.content["train_metrics"]) != processes:
+        problem = f"of {len(checkpoint.content['train_metrics'])} processes, and this run has {processes}"
     for name in ("model", "optimizer", "scheduler", "augmentation", "seed", "data"):
         ours, theirs = settings[name], checkpoint.settings.get(name, {})
         if name == "data":  # which may have moved
             ours, theirs = ({key: value for key, value in part.items() if key != "root"} for part in (ours, theirs))
         if ours != theirs:
-            raise UserError(f"{checkpoint.path}: of another run, its {name} is not this one's. {way_out}")
+            problem = problem or f"of another run, its {name} is not this one's"
+    if problem:
+        raise UserError(f"{checkpoint.path}: {problem}. Without that file the run restarts from scratch")
 
 
 def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:
@@ -216,10 +226,10 @@ def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:
 
 def _random_states(device: torch.device) -> dict[str, Tensor | None]:
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"random": torch.get_rng_state(), "random_cuda": cuda}
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def _set_random_states(position: dict[str, Any]) -> None:
-    torch.set_rng_state(position["random"])
-    if position["random_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(position["random_cuda"])
+def _set_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

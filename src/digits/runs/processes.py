@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -48,7 +48,7 @@ def check_processes(trainer: "L.Trainer") -> None:
     Raises:
         UserError: if so.
     """
-    world_size = trainer.world_size
+    world_size, problem = trainer.world_size, None
     environment = getattr(trainer.strategy, "cluster_environment", None)
     alone = environment is None or not environment.creates_processes_externally
     if trainer.num_nodes > 1 and alone and "NODE_RANK" not in os.environ:
@@ -59,12 +59,25 @@ def check_processes(trainer: "L.Trainer") -> None:
     # Lightning starts the others by this one's command line, which a launcher's worker process does not have.
     launcher = HydraConfig.get().runtime.choices.get("hydra/launcher", "basic")
     if world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and launcher != "basic":
-        raise UserError(f"trainer.devices: {world_size} processes in a job of a sweep need hydra/launcher=basic")
+        problem = f"trainer.devices: {world_size} processes in a job of a sweep need hydra/launcher=basic"
+    if problem:
+        raise UserError(problem)
 
 
 def is_secondary() -> bool:
     """Whether this is one of several processes of a run, but not its first."""
     return any(int(os.environ.get(name) or 0) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def from_each_process(value: Any) -> list[Any]:
+    """A value of each of a run's processes, in the order of their ranks; all of them have to ask."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def secondary_arguments(arguments: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from digits.atomic import atomic_write, remove_leftovers
 from digits.errors import Pruned, UserError
+from digits.messages import flat, one_line
 from digits.runs.signals import Interrupts
 
 if TYPE_CHECKING:
@@ -112,10 +114,7 @@ class Run:
             OSError: if it cannot be read.
             ValueError: if it is damaged.
         """
-        content = _read_yaml(self.folder / CONFIG)
-        if not isinstance(content, dict):
-            raise ValueError(f"keys with values are expected, not a {type(content).__name__}")
-        return OmegaConf.create(content)
+        return OmegaConf.create(_read_yaml(self.folder / CONFIG))
 
     @property
     def checkpoint(self) -> Path | None:
@@ -160,12 +159,15 @@ class Run:
             return {}
         except (OSError, ValueError) as error:
             return {"status": "unreadable", "error": f"{RECORD} cannot be read ({error})"}
+        from pydantic import ValidationError  # here, as it takes a while, for which --help should not wait
+
+        from digits import validation
         from digits.runs.record import parse_record
 
         try:
             return parse_record(text)
-        except ValueError as error:
-            return {"status": "unreadable", "error": f"{RECORD} is damaged ({' '.join(str(error).split())})"}
+        except ValidationError as error:
+            return {"status": "unreadable", "error": f"{RECORD} is damaged ({validation.one_line(error, '')})"}
 
     # Writing
 
@@ -235,8 +237,8 @@ class Run:
                 self.update(status="pruned", error=str(error))
             else:
                 with suppress(UserError):  # on a full disk, of which the first error tells
-                    told = error.__cause__ if error and isinstance(error.__cause__, UserError) else error
-                    self.update(status="failed", error=f"{type(told).__name__}: {' '.join(str(told).split())}")
+                    line = one_line(error) if error else None
+                    self.update(status="failed", error=line or f"{kind.__name__}: {flat(str(error))}")
         finally:
             self.interrupts.__exit__()
             self._lock.release()
@@ -271,6 +273,11 @@ def newest_checkpoint(log_dir: str | Path = "logs") -> Path:
     return run.checkpoint
 
 
+def natural(name: str) -> list[str | int]:
+    """A key to sort by: job 10 after job 9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
 @functools.cache
 def code_state() -> dict[str, Any]:
     """The project's commit, and whether files differ from it; None where there is no git."""
@@ -290,22 +297,33 @@ def code_state() -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> Any:
-    """The plain content of a YAML file."""
+    """The keys and values of a YAML file."""
     text = path.read_text(encoding="utf-8")
-    depth = 0
     try:
-        for event in yaml.parse(text[:MAX_YAML_CHARACTERS], Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > MAX_YAML_DEPTH:  # small, it could still unfold endlessly
-                raise yaml.YAMLError("aliases, or nested too deep")
-        if len(text) > MAX_YAML_CHARACTERS:
-            raise yaml.YAMLError(f"more than {MAX_YAML_CHARACTERS:,} characters")
-        plain = OmegaConf.to_container(OmegaConf.create(text))
-        if "${" in json.dumps(plain):  # they could call a resolver, or unfold endlessly too
-            raise yaml.YAMLError("interpolations, where everything has to be resolved")
-        return plain
+        # Small, it could still unfold endlessly, or call a resolver.
+        problem = _yaml_bomb(text)
+        plain = None if problem else OmegaConf.to_container(OmegaConf.create(text))
+        if "${" in json.dumps(plain):
+            problem = "interpolations, where everything has to be resolved"
+        elif not (problem or isinstance(plain, dict)):
+            problem = f"keys with values are expected, not a {type(plain).__name__}"
     except (yaml.YAMLError, OmegaConfBaseException, TypeError, AttributeError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        problem = flat(str(error))
+    if problem:
+        raise ValueError(problem)
+    return plain
+
+
+def _yaml_bomb(text: str) -> str | None:
+    """What could take memory or time without bound; None if nothing could."""
+    if len(text) > MAX_YAML_CHARACTERS:
+        return f"more than {MAX_YAML_CHARACTERS:,} characters"
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > MAX_YAML_DEPTH:
+            return "aliases, or nested too deep"
+    return None
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Sweeps: where one is, the plan of its jobs, how it resumes, its table at the end."""
 
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from digits.atomic import atomic_write
 from digits.errors import UserError
 from digits.overrides import log_dir, quoted
-from digits.runs.run import CONFIG, Run
+from digits.runs.run import CONFIG, Run, natural
 
 BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 
@@ -101,8 +100,3 @@ def summarise() -> None:
             print(f"\n{write_summary(folder).text}")
         except OSError as error:  # such as a full disk: not to hide how the jobs ended
             print(f"error: {folder}: no summary ({error})", file=sys.stderr)
-
-
-def natural(name: str) -> list[str | int]:
-    """A key to sort by: job 10 after job 9."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
