@@ -235,7 +235,7 @@ def test_plateau_lowers_the_rate_when_nothing_improves() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"interval": "batch"}, "scheduler.interval=batch: there are epoch and step"),
+        ({"interval": "batch"}, "scheduler.interval=batch: should be 'epoch' or 'step'"),
         ({"frequency": 0}, "scheduler.frequency=0"),
         ({"label_smoothing": 1.5}, "label_smoothing=1.5"),
     ],

@@ -64,7 +64,7 @@ ERRORS = {
     "scheduler=plateau scheduler.monitor=nonsense": "scheduler.monitor=nonsense: there are train/loss",
     "data=image_folder data.root=5": "data.root=5: should be a valid string",
     "experiment=best": "there is no experiment=best. There are: accurate, quick, tutorial",
-    "scheduler.interval=batch": "interval=batch: should be 'epoch' or 'step'",
+    "scheduler.interval=batch": "scheduler.interval=batch: should be 'epoch' or 'step'",
     "scheduler=onecycle scheduler.pct_start=2": "scheduler: ",
     "label_smoothing=2": "label_smoothing=2: should be less than or equal to 1",
     "model=resnet18 model.blocks=[2]": "blocks=[2]: give 4 numbers, each 1 or more",

@@ -26,11 +26,15 @@ Batch = tuple[Tensor, Tensor]
 FINITE_CHECK_EVERY_N_STEPS = 50
 
 
+class ScheduleSettings(Settings):
+    interval: Literal["epoch", "step"]
+    frequency: Annotated[int, Field(ge=1)]
+
+
 class ClassifierSettings(Settings):
     """What a Classifier checks of its arguments."""
 
-    interval: Literal["epoch", "step"]
-    frequency: Annotated[int, Field(ge=1)]
+    scheduler: ScheduleSettings
     label_smoothing: Annotated[float, Field(ge=0, le=1)]
 
 
@@ -70,7 +74,8 @@ class Classifier(L.LightningModule):
     ) -> None:
         super().__init__()
         with user_errors(""):
-            ClassifierSettings(interval=interval, frequency=frequency, label_smoothing=label_smoothing)
+            schedule = {"interval": interval, "frequency": frequency}
+            ClassifierSettings.model_validate({"scheduler": schedule, "label_smoothing": label_smoothing})
         # Convolution and pooling are faster with the channels last: 1.6 times on a CPU with this network.
         self.network = network.to(memory_format=torch.channels_last)
         self.make_optimizer = optimizer

@@ -17,6 +17,7 @@ NOT_COMPARED = re.compile(
 )
 REPEATED = {"seed": "seeds", "data.fold": "folds"}  # means are taken over these
 FOUND = {"optimizer.lr": "find_lr", "data.batch_size": "find_batch_size"}  # each seed may find another value
+COPIES = {"scheduler.max_lr": "optimizer.lr", "data.seed": "seed"}  # one interpolates the other in configs/
 MISSING = "–"
 
 
@@ -37,8 +38,9 @@ def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a resolved config's values, by dotted key, that bear on the result; without seed and fold."""
     found = {key: "found" for key, switch in FOUND.items() if values.get(switch) is True}
     settings = {key: found.get(key, value) for key, value in values.items()}
-    if values.get("scheduler.max_lr") == values.get("optimizer.lr"):  # configs/scheduler/onecycle.yaml
-        settings.pop("scheduler.max_lr", None)
+    for copy, original in COPIES.items():
+        if values.get(copy) == values.get(original):
+            settings.pop(copy, None)
     return {key: value for key, value in settings.items() if not NOT_COMPARED.match(key) and key not in REPEATED}
 
 

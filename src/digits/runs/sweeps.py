@@ -83,7 +83,8 @@ def resume_sweep_arguments(arguments: Sequence[str], asked: str) -> list[str]:
         problem = "a search's folder. A search resumes when its command is run again"
     if problem:
         raise UserError(f"resume_sweep={asked}: {problem}")
-    more = [one for one in arguments if one not in ("-m", "--multirun") and not one.startswith("resume_sweep=")]
+    found_by = ("-m", "--multirun", "resume_sweep", "log_dir")
+    more = [argument for argument in arguments if argument.partition("=")[0] not in found_by]
     if others := [argument for argument in more if not argument.startswith("hydra")]:
         raise UserError(f"{others[0]}: a resumed sweep keeps its settings; give hydra/launcher=... at most")
     folders = ",".join(quoted(str(job)) for job in jobs)
