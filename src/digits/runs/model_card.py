@@ -7,24 +7,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from digits.data.datasets import data_sets
 from digits.metrics import SCORES
 from digits.runs.run import Run
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
-DIGITS = (
-    "single digits 0 to 9, light on dark, centred in 28×28 pixels, written by American census employees and high-school"
-    " students (NIST's Special Databases 3 and 1, before 1995)"
-)
-SHOWN = {
-    "mnist": DIGITS,
-    "mnist5k": f"5,000 of MNIST's training images: {DIGITS}",
-    "qmnist": DIGITS,
-    "emnist": "single characters, light on dark, in 28×28 pixels, from NIST's Special Database 19",
-    "usps": "single digits of 16×16 pixels, from envelopes in the United States",
-    "fashion_mnist": "single pieces of clothing, light on dark, in 28×28 pixels, from one shop's product pictures",
-    "kmnist": "single cursive Japanese characters (ten of them), light on dark, in 28×28 pixels, from old books",
-}
 
 
 def model_card(run: Run, class_names: Sequence[str]) -> str:
@@ -152,7 +140,8 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
 
 
 def _limits(facts: Mapping[str, Any]) -> str:
-    shown = SHOWN.get(facts["dataset"], f"the images of {facts['data']}")
+    data_set = data_sets().get(facts["dataset"])
+    shown = (data_set and data_set.description) or f"the images of {facts['data']}"
     return "\n".join(
         [
             f"- It was trained on {shown}. It has never seen anything else: other alphabets or handwriting, photographs"
