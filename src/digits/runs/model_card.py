@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from digits.data.datasets import data_sets
+from digits.data.datasets import named
 from digits.metrics import SCORES
 from digits.runs.run import Run
 
@@ -140,8 +140,7 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
 
 
 def _limits(facts: Mapping[str, Any]) -> str:
-    data_set = data_sets().get(facts["dataset"])
-    shown = (data_set and data_set.description) or f"the images of {facts['data']}"
+    shown = named(facts["dataset"]).description or f"the images of {facts['data']}"
     return "\n".join(
         [
             f"- It was trained on {shown}. It has never seen anything else: other alphabets or handwriting, photographs"
