@@ -197,8 +197,8 @@ def test_torch_alone_reads_changed_weights(best: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        (0, rf"of an older version of this project \(format 0; this one reads 1 to {FORMAT}\)"),
-        (FORMAT + 1, rf"of a newer version of this project \(format {FORMAT + 1}; this one reads 1 to {FORMAT}\)"),
+        (FORMAT - 1, rf"of an older version of this project \(format {FORMAT - 1}; this one reads {FORMAT}\)"),
+        (FORMAT + 1, rf"of a newer version of this project \(format {FORMAT + 1}; this one reads {FORMAT}\)"),
         (None, "of an older version of this project .without a format"),
         ("1", "of an older version of this project .without a format"),
         ([1], "of an older version of this project .without a format"),

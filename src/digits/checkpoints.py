@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from digits.data import DigitsDataModule
 
 FORMAT = 2  # raise it with each change of what a checkpoint holds
-READABLE = (1, FORMAT)  # 1 knows neither its figures nor its data by content, and cannot be resumed
 NETWORKS = f"{networks.__name__}."
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
@@ -218,13 +217,13 @@ def _problem(content: Any) -> str | None:
         return f"{what}. {WANTED}"
     written = content.get("digits_format")
     number: int | None = written if type(written) is int else None
-    if number in (None, *READABLE) and not _has_settings(content):  # another version may have others
+    if number in (None, FORMAT) and not _has_settings(content):  # another version may have others
         return f"another project's checkpoint, without the settings that this one writes. {WANTED}"
-    if number not in READABLE:
+    if number != FORMAT:
         age = "a newer" if number is not None and number > FORMAT else "an older"
         found = "without a format" if number is None else f"format {number}"
         return (
-            f"of {age} version of this project ({found}; this one reads {READABLE[0]} to {FORMAT})."
+            f"of {age} version of this project ({found}; this one reads {FORMAT})."
             " Use the version that wrote it, or train again"
         )
     return None
