@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import lightning as L
 import numpy as np
-import torch
+from lightning.pytorch.utilities.model_summary import ModelSummary
 from rich import box
 from rich.table import Table
 from torch import Tensor, nn
@@ -45,41 +46,26 @@ def data_statistics(data: DigitsDataModule) -> str:
     )
 
 
+class _Shown(L.LightningModule):
+    """A network with an image to send through it, as Lightning's summary wants it."""
+
+    def __init__(self, network: nn.Module, images: Tensor) -> None:
+        super().__init__()
+        self.network, self.example_input_array = network, images
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
 def network_summary(network: nn.Module, images: Tensor) -> str:
-    """Layers in the order in which they run, with output shapes and parameters.
+    """Layers with their parameters, operations and shapes.
 
     Args:
         network: left as it is.
-        images: a batch (B, C, H, W) to send through it; the shapes are shown without B.
+        images: a batch (B, C, H, W) to send through it.
     """
-    table = Table("layer", "type", box=box.SIMPLE_HEAD, title=type(network).__name__, title_justify="left")
-    table.add_column("output shape")
-    table.add_column("parameters", justify="right")
-
-    def add_row(name: str, layer: nn.Module, output: Tensor) -> None:
-        count = sum(parameter.numel() for parameter in layer.parameters())
-        shape = "×".join(map(str, output.shape[1:]))
-        table.add_row(name, type(layer).__name__, shape, f"{count:,}" if count else "")
-
-    hooks = [
-        layer.register_forward_hook(lambda layer, _, output, name=name: add_row(name, layer, output))
-        for name, layer in network.named_modules()
-        if not any(layer.children())
-    ]
-    training = network.training
-    try:
-        with torch.inference_mode():
-            network.eval()(images)
-    finally:
-        network.train(training)
-        for hook in hooks:
-            hook.remove()
-    table.add_section()
     total = sum(parameter.numel() for parameter in network.parameters())
-    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    table.add_row("all", "", "", f"{total:,}")
-    frozen = "" if trainable == total else f"({total - trainable:,} of them frozen)\n"
-    return as_text(table) + frozen
+    return f"{type(network).__name__}, {total:,} parameters\n{ModelSummary(_Shown(network, images), max_depth=-1)}\n"
 
 
 def epoch_line(row: Mapping[str, float], max_epochs: int) -> str:
