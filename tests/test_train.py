@@ -404,7 +404,9 @@ def test_learning_rate_of_each_step_is_logged(command: Command) -> None:
 
 def test_several_loggers_get_curves_and_final_figures(command: Command) -> None:
     pytest.importorskip("mlflow")
-    outcome = command("train", *SHORT, "logger=[tensorboard,csv,mlflow]", "trainer.limit_train_batches=5")
+    outcome = command(
+        "train", *SHORT, "logger=[tensorboard,csv,mlflow]", "trainer.limit_train_batches=5", "figures=true"
+    )
     assert outcome.code == 0, outcome.err
     record = outcome.record
     with (outcome.folder / "csv" / "metrics.csv").open() as file:
@@ -425,7 +427,7 @@ def test_several_loggers_get_curves_and_final_figures(command: Command) -> None:
 
 def test_wandb_keeps_an_offline_run(command: Command) -> None:
     pytest.importorskip("wandb")
-    words = ["logger=wandb", "logger.wandb.offline=true", "trainer.limit_train_batches=5", "seed=1,2"]
+    words = ["logger=wandb", "logger.wandb.offline=true", "trainer.limit_train_batches=5", "seed=1,2", "figures=true"]
     outcome = command("train", "-m", *SHORT, *words)
     assert outcome.code == 0, outcome.err
     for job in "01":  # each has its own, though one process ran both
@@ -528,7 +530,7 @@ def test_resumed_sweep_runs_only_what_is_not_done(command: Command) -> None:
     after = {job: (sweep / job / "metrics.json").read_text() for job in "0123"}
     assert [after[job] == before[job] for job in "0123"] == [True, False, True, False]
     assert all(exact(json.loads(after[job])) == exact(json.loads(before[job])) for job in "0123")
-    assert resumed.out.count("done before") == 2
+    assert resumed.out.count("finished: ") == 2
     with (sweep / "summary.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["completed"] * 4
 
@@ -536,7 +538,7 @@ def test_resumed_sweep_runs_only_what_is_not_done(command: Command) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["resume_sweep=/nowhere"], "resume_sweep=/nowhere: no sweep's folder"),
+        (["resume_sweep=/nowhere"], "resume_sweep=/nowhere: not a sweep's folder"),
         (["-m", "optimizr=adam,sgd"], "there is no key optimizr. Did you mean optimizer?"),
         (["-m", "optimizer=adam,sdg"], "there is no optimizer=sdg. Did you mean sgd?"),
         (["-m", "optimizer.lr=0.1,0.2", "model.dropot=0.1"], "there is no key model.dropot."),
@@ -554,4 +556,4 @@ def test_resumed_sweep_takes_no_other_overrides(command: Command) -> None:
     sweep = command("train", "-m", *SHORT, "seed=1,2", "trainer.limit_train_batches=1").folder
     outcome = command("train", f"resume_sweep={sweep}", "optimizer=sgd")
     assert outcome.code == 1
-    assert "optimizer=sgd: resume_sweep takes the sweep's own overrides" in outcome.err
+    assert "optimizer=sgd: a resumed sweep keeps its settings" in outcome.err

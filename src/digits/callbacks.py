@@ -238,9 +238,6 @@ class TestReport(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        if not self._batches:
-            log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
-            return
         data = data_of(trainer)
         logits, target = (torch.cat([batch[name] for batch in self._batches]) for name in ("logits", "target"))
         self._batches.clear()
@@ -275,6 +272,10 @@ class TestReport(Callback):
                 f"The most confident of {analysis.errors:,} mistakes ({title})",
             )
             _keep_figure(self.run, trainer, "misclassified", figure)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "test" and "test/acc" not in self.run.facts:
+            log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
 
     def _list(self, wrong: Mistakes, class_names: Sequence[str]) -> None:
         with atomic_write(self.run.folder / "misclassified.csv") as part, part.open("w", newline="") as file:

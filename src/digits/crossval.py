@@ -17,7 +17,6 @@ from statistics import mean, stdev
 from typing import Annotated, Any
 
 import numpy as np
-from omegaconf import OmegaConf
 from pydantic import Field
 from rich import box
 from rich.console import Console
@@ -27,8 +26,9 @@ from digits.atomic import atomic_write
 from digits.errors import UserError
 from digits.metrics import METRICS, SCORES
 from digits.overrides import given_values, log_dir, project_file, quote_foreign_letters, quoted, sweep_overrides
-from digits.runs.run import CONFIG, Run
-from digits.validation import Settings, problem_of, user_errors
+from digits.runs.run import Run, read_yaml
+from digits.runs.sweeps import plan_of
+from digits.validation import Settings, user_errors
 
 TRAIN = project_file("train.py")
 PREDICTIONS = ("index", "target", "probabilities")  # one row per image
@@ -67,7 +67,7 @@ def cross_validate(arguments: Sequence[str]) -> int:
     """
     if resumed := given_values(arguments, "resume_sweep"):
         folder = Path(resumed[-1])
-        folds = _plan_missing(folder)
+        folds = _planned_folds(folder)
     else:
         folds, arguments = _folds([quote_foreign_letters(argument) for argument in arguments])
         folder = Path(log_dir(arguments), "crossval", f"{dt.datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
@@ -114,18 +114,15 @@ def _folds(arguments: list[str]) -> tuple[int, list[str]]:
     return folds, rest
 
 
-def _plan_missing(folder: Path) -> int:
-    """The number of folds of a cross-validation that is resumed. A fold whose folder is gone gets its config again."""
-    config = next((Run(path.parent).config for path in sorted(folder.glob(f"[0-9]*/{CONFIG}"))), OmegaConf.create({}))
-    folds = OmegaConf.select(config, "data.folds")
-    if problem_of(Folds, {"folds": folds}, ""):
-        raise UserError(f"resume_sweep={folder}: not the folder of a cross-validation. Give logs/crossval/...")
-    for run in (Run(folder / str(fold)) for fold in range(folds)):
-        if not (run.folder / CONFIG).exists():
-            run.folder.mkdir(exist_ok=True)
-            config.data.fold = int(run.folder.name)
-            run.save_config(config)
-    return folds
+def _planned_folds(folder: Path) -> int:
+    """The number of folds of a cross-validation that is resumed."""
+    try:
+        data = read_yaml(plan_of(folder)[0])["data"]
+        return Folds.model_validate({"folds": data["folds"]}).folds
+    except (OSError, LookupError, TypeError, ValueError) as error:  # a ValidationError is a ValueError
+        raise UserError(
+            f"resume_sweep={folder}: not the folder of a cross-validation. Give logs/crossval/..."
+        ) from error
 
 
 def _predictions(run: Run, folder: Path) -> dict[str, np.ndarray]:

@@ -114,7 +114,7 @@ class Run:
             OSError: if it cannot be read.
             ValueError: if it is damaged.
         """
-        return OmegaConf.create(_read_yaml(self.folder / CONFIG))
+        return OmegaConf.create(read_yaml(self.folder / CONFIG))
 
     @property
     def checkpoint(self) -> Path | None:
@@ -296,8 +296,13 @@ def code_state() -> dict[str, Any]:
     return {"git_commit": commit, "git_dirty": bool(git("status", "--porcelain")) if commit else None}
 
 
-def _read_yaml(path: Path) -> Any:
-    """The keys and values of a YAML file."""
+def read_yaml(path: Path) -> Any:
+    """The keys and values of a YAML file of this project's, all of them resolved.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is damaged.
+    """
     text = path.read_text(encoding="utf-8")
     try:
         # Small, it could still unfold endlessly, or call a resolver.

@@ -1,5 +1,6 @@
 """Sweeps: where one is, the plan of its jobs, how it resumes, its table at the end."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,15 +19,16 @@ from omegaconf.errors import OmegaConfBaseException
 from digits.atomic import atomic_write
 from digits.errors import UserError
 from digits.overrides import log_dir, quoted
-from digits.runs.run import CONFIG, Run, natural
+from digits.runs.run import CONFIG, natural
 
+PLAN = "jobs"  # a folder in the sweep's
 BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 
 
 class SweepFolder(Callback):
-    """Hydra's callback at the start of a sweep: notes its folder for the summary, and plans its jobs.
+    """Hydra's callback at the start of a sweep: notes its folder for the summary, and keeps the plan of its jobs.
 
-    Each job's folder gets its config at once, so that the sweep can be resumed from its folder alone.
+    The plan is the resolved config of each job, `jobs/<job>.yaml`: from it the sweep resumes.
     """
 
     current: Path | None = None
@@ -48,9 +50,10 @@ def _plan(config: DictConfig, folder: Path) -> None:
     for number, job in enumerate(jobs):
         own = [f"hydra.job.num={number}", *config.hydra.overrides.hydra]
         cfg = compose("train", overrides=[*own, *job], return_hydra_config=True)
-        path = folder / str(cfg.hydra.sweep.subdir) / CONFIG
+        name = str(cfg.hydra.sweep.subdir)
+        path = folder / PLAN / f"{name}.yaml"
         with open_dict(cfg):
-            cfg.hydra.runtime.output_dir = str(path.parent)
+            cfg.hydra.runtime.output_dir = str(folder / name)
             HydraConfig.instance().set_config(cfg)  # for interpolations of its values
             hydra = cfg.pop("hydra")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +61,11 @@ def _plan(config: DictConfig, folder: Path) -> None:
             OmegaConf.save(cfg, part, resolve=True)
         cfg.hydra = hydra
     HydraConfig.instance().cfg = None
+
+
+def plan_of(folder: Path) -> list[Path]:
+    """The configs of a sweep's jobs, by the names of their folders: job 10 after job 9."""
+    return sorted(folder.glob(f"{PLAN}/*.yaml"), key=lambda path: natural(path.stem))
 
 
 def resume_sweep_arguments(arguments: Sequence[str], asked: str) -> list[str]:
@@ -75,18 +83,21 @@ def resume_sweep_arguments(arguments: Sequence[str], asked: str) -> list[str]:
         sweeps = Path(log_dir(arguments), "train", "multiruns").glob("*")
         folder = max(sweeps, key=lambda path: path.stat().st_mtime, default=folder)
     folder = folder.absolute()
-    jobs = sorted((path.parent for path in folder.glob(f"*/{CONFIG}")), key=lambda path: natural(path.name))
-    problem = None
-    if not jobs:
-        problem = f"not a sweep's folder, no job in it has a {CONFIG}. Give logs/train/multiruns/..., or last"
-    elif any("pruning" in (Run(job).config.get("callbacks") or {}) for job in jobs):
-        problem = "a search's folder. A search resumes when its command is run again"
-    if problem:
-        raise UserError(f"resume_sweep={asked}: {problem}")
+    plan = plan_of(folder)
+    if not plan:
+        raise UserError(
+            f"resume_sweep={asked}: not a sweep's folder, it has no {PLAN}/. Give logs/train/multiruns/..., or last."
+            " A search resumes when its command is run again"
+        )
     found_by = ("-m", "--multirun", "resume_sweep", "log_dir")
     more = [argument for argument in arguments if argument.partition("=")[0] not in found_by]
     if others := [argument for argument in more if not argument.startswith("hydra")]:
         raise UserError(f"{others[0]}: a resumed sweep keeps its settings; give hydra/launcher=... at most")
+    jobs = [folder / path.stem for path in plan]
+    for job, path in zip(jobs, plan, strict=True):
+        if not (job / CONFIG).exists():  # it did not start, or its folder was deleted to run it again
+            job.mkdir(exist_ok=True)
+            shutil.copyfile(path, job / CONFIG)
     folders = ",".join(quoted(str(job)) for job in jobs)
     return ["--multirun", *more, f"resume={folders}", f"hydra.sweep.dir={quoted(str(folder))}"]
 
