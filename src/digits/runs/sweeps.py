@@ -55,11 +55,10 @@ def _plan(config: DictConfig, folder: Path) -> None:
         with open_dict(cfg):
             cfg.hydra.runtime.output_dir = str(folder / name)
             HydraConfig.instance().set_config(cfg)  # for interpolations of its values
-            hydra = cfg.pop("hydra")
+            del cfg.hydra
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
             OmegaConf.save(cfg, part, resolve=True)
-        cfg.hydra = hydra
     HydraConfig.instance().cfg = None
 
 
