@@ -1,6 +1,6 @@
-"""Hydra's way to a search by Optuna: hydra/sweeper=optuna.
+"""A Hydra sweeper that searches with Optuna: hydra/sweeper=optuna.
 
-Hydra imports this module at every start, so it imports nothing slow: Optuna comes only with a search.
+Hydra imports this module at every start, so it imports nothing slow: Optuna is imported only for a search.
 """
 
 import logging
@@ -20,58 +20,36 @@ from omegaconf import DictConfig, OmegaConf
 
 from digits.atomic import atomic_write
 from digits.errors import UserError
+from digits.metrics import OBJECTIVE
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna import Study, Trial
     from optuna.samplers import BaseSampler
 
 log = logging.getLogger(__name__)
 
 
 class OptunaSweeper(Sweeper):
-    """Launches a trial after another, with values that Optuna draws, until a study has as many as it should.
+    """Launches trial after trial, with values that Optuna draws, until the study has as many as it should.
 
-    The study is all that counts: a search that was stopped goes on in it, and several machines may share it.
+    Its only state is the study: a stopped search resumes in it, and several machines may share it.
 
     Args:
-        study_name: names the study in its database.
-        storage: URL of the database, see `digits.search.study.open_storage`.
-        n_trials: finished trials in the study, from all searches on it together.
-        n_jobs: trials launched at once; how many of them run at once is the launcher's part.
-        direction: `maximize` or `minimize` what the task returns.
-        seed: of what is drawn; the runs' own is `seed`.
-        sampler: makes Optuna's sampler from a `seed`.
         params: the space, sweeps in Hydra's syntax by key; the command line's overrides come on top.
+        sampler: makes Optuna's sampler from a `seed`.
+        settings: as `digits.search.study.SearchSettings` describes them.
     """
 
     config: DictConfig
 
-    def __init__(
-        self,
-        study_name: str,
-        storage: str,
-        n_trials: int,
-        n_jobs: int,
-        direction: str,
-        seed: int,
-        sampler: "Callable[..., BaseSampler]",
-        params: Mapping[str, Any],
-    ) -> None:
-        for name, number, least in (("n_trials", n_trials, 1), ("n_jobs", n_jobs, 1), ("seed", seed, 0)):
-            if not isinstance(number, int) or number < least:
-                raise UserError(f"hydra.sweeper.{name}={number}: not a whole number from {least} on")
-        if direction not in ("maximize", "minimize"):
-            raise UserError(f"hydra.sweeper.direction={direction}: there are maximize and minimize")
-        if study_name in (None, ""):
-            raise UserError("hydra.sweeper.study_name is empty: a search that is to go on needs a name")
-        self.study_name = str(study_name)
-        self.storage = storage
-        self.n_trials = n_trials
-        self.n_jobs = n_jobs
-        self.direction = direction
-        self.seed = seed
-        self.sampler = sampler
+    def __init__(self, params: Mapping[str, Any], sampler: "Callable[..., BaseSampler]", **settings: Any) -> None:
+        from digits.search.study import SearchSettings  # here, because Optuna takes a while
+        from digits.validation import user_errors
+
+        with user_errors("hydra.sweeper"):
+            self.settings = SearchSettings(**settings)
         self.params = params
+        self.sampler = sampler
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -82,51 +60,60 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Raises what the first failed trial raised, once the search is over."""
-        from digits.search import study as search
+        from digits.search import space as spaces
+        from digits.search import study as studies
 
         params = [f"{key}={value}" for key, value in self.params.items() if value is not None]
         overrides = OverridesParser.create(config_loader=self.config_loader).parse_overrides(params + arguments)
-        fixed, space = search.split(overrides)
-        for words in search.samples(space):  # raises what every trial would fail with
-            self.config_loader.load_sweep_config(self.config, [*fixed, *words])
-        sampler = search.SeededByTrial(self.sampler, self.seed)
-        study = search.open_study(self.storage, self.study_name, self.direction, space, sampler)
-        search.note_overrides(study, fixed)
+        fixed, space = spaces.split(overrides)
+        for sample in spaces.samples(space):  # raises what every trial would fail with
+            self.config_loader.load_sweep_config(self.config, [*fixed, *sample])
+        settings = self.settings
+        sampler = studies.SeededByTrial(self.sampler, settings.seed)
+        study = studies.open_study(settings.storage, settings.study_name, settings.direction, space, sampler)
+        studies.note_overrides(study, fixed)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / "multirun.yaml") as part:
             OmegaConf.save(self.config, part)
 
         failed: list[JobReturn] = []
-        launched, missing = 0, self.n_trials - search.finished(study)
+        launched, missing = 0, settings.n_trials - studies.finished(study)
         if missing <= 0:
-            log.info("study %s: all %d trials are finished", self.study_name, self.n_trials)
-        # Counted anew each time, as other machines finish trials too; no more than were missing, as all might fail.
-        while (size := min(self.n_jobs, missing - launched, self.n_trials - search.finished(study))) > 0:
-            trials = [search.draw(study, fixed, space) for _ in range(size)]
+            log.info("study %s: all %d trials are finished", settings.study_name, settings.n_trials)
+        # Counted each time, as other machines finish trials too. Not more than were missing: all of them might fail.
+        while (size := min(settings.n_jobs, missing - launched, settings.n_trials - studies.finished(study))) > 0:
+            trials = [studies.draw(study, fixed, space) for _ in range(size)]
             launched += size
-            try:
-                jobs = self.launcher.launch([self._job(trial) for trial in trials], initial_job_idx=trials[0].number)
-            except BaseException:  # Ctrl-C too: a trial left as running would be taken for another machine's
-                for trial in trials:
-                    search.tell(study, trial, None)
-                raise
-            for trial, job in zip(trials, jobs, strict=True):
-                value = job.return_value if job.status == JobStatus.COMPLETED else None
-                outcome = search.tell(study, trial, value)
-                result = "" if outcome.value is None else f", val/acc {outcome.value:.4f}"
-                log.info("trial %d: %s%s", trial.number, outcome.state.name.lower(), result)
-                if outcome.state not in search.FINISHED:
-                    failed.append(job)
+            failed += self._launch(study, trials)
 
-        if best := search.best(study):
-            log.info("best: trial %d, val/acc %.4f", best.number, best.value)
+        if best := studies.best(study):
+            log.info("best: trial %d, %s %.4f", best.number, OBJECTIVE, best.value)
             if "overrides" in best.user_attrs:  # not in a trial that somebody added by hand
                 command = ["python", Path(sys.argv[0]).name, "hydra.mode=RUN", *best.user_attrs["overrides"]]
-                log.info("once more: %s", shlex.join(command))
+                log.info("train it again: %s", shlex.join(command))
         if failed:
             _ = failed[0].return_value  # raises what the job raised
-            raise UserError("a trial returned no val/acc: was there a validation?")
+            raise UserError(f"a trial returned no {OBJECTIVE}: was there a validation?")
+
+    def _launch(self, study: "Study", trials: "list[Trial]") -> list[JobReturn]:
+        """Runs trials, stores how they end, and returns the jobs that failed."""
+        from digits.search import study as studies
+
+        try:
+            jobs = self.launcher.launch([self._job(trial) for trial in trials], initial_job_idx=trials[0].number)
+        except BaseException:  # Ctrl-C too: a trial left as running would be taken for another machine's
+            for trial in trials:
+                studies.tell(study, trial, None)
+            raise
+        failed = []
+        for trial, job in zip(trials, jobs, strict=True):
+            outcome = studies.tell(study, trial, job.return_value if job.status == JobStatus.COMPLETED else None)
+            result = "" if outcome.value is None else f", {OBJECTIVE} {outcome.value:.4f}"
+            log.info("trial %d: %s%s", trial.number, outcome.state.name.lower(), result)
+            if outcome.state not in studies.FINISHED:
+                failed.append(job)
+        return failed
 
     def _job(self, trial: "Trial") -> list[str]:
         """The overrides of a trial's run."""

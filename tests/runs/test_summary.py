@@ -219,6 +219,16 @@ def test_other_overrides_and_the_same_config_are_one_row(tmp_path: Path) -> None
     assert found == {"cnn": 2, "fast": 1}
 
 
+def test_job_of_a_sweep_that_wrote_no_config_has_its_planned_one(tmp_path: Path) -> None:
+    job(tmp_path / "0", "optimizer.lr=0.001", val=0.9)
+    failed = job(tmp_path / "1", "optimizer.lr=-1", config={"optimizer": {"lr": -1}}, status="failed", error="no")
+    (tmp_path / "jobs").mkdir()
+    (failed / "config.yaml").rename(tmp_path / "jobs" / "1.yaml")
+    summary = summary_of(tmp_path)
+    assert summary.differing == {"optimizer.lr": ["0.001", "-1"]}
+    assert "  1 (optimizer.lr=-1) failed: no\n" in summary.text
+
+
 def test_choice_stands_for_what_follows_from_it(tmp_path: Path) -> None:
     job(tmp_path / "0", "optimizer=adam", val=0.9)
     job(tmp_path / "1", "optimizer=sgd", config={"optimizer": SGD}, val=0.8)

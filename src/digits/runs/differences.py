@@ -21,9 +21,10 @@ COPIES = {"scheduler.max_lr": "optimizer.lr", "data.seed": "seed"}  # one interp
 MISSING = "–"
 
 
-def flat(config: DictConfig) -> dict[str, Any]:
+def flat(config: Mapping[Any, Any]) -> dict[str, Any]:
     """A config's values by dotted key."""
-    return dict(_flatten(OmegaConf.to_container(config)))
+    plain = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    return dict(_flatten(plain))
 
 
 def _flatten(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ from digits.console import as_text
 from digits.errors import UserError
 from digits.metrics import OBJECTIVE, direction_of
 from digits.runs.differences import REPEATED, Differences, flat, settings_of
-from digits.runs.run import CONFIG, RECORD, Run, natural
+from digits.runs.run import CONFIG, RECORD, Run, natural, read_yaml
+from digits.runs.sweeps import PLAN
 
 UNFINISHED = ("failed", "interrupted", "running", "crashed", "unreadable")  # pruned is an end that the search meant
 FACTS = ("val/acc", "test/acc", "train_seconds", "duration_seconds", "status", "error", "tested_epoch", "git_commit")
@@ -52,6 +54,10 @@ class Job:
 
     @cached_property
     def _values(self) -> dict[str, Any]:
+        """Of its config; where a sweep's job failed before it wrote one, of the sweep's plan."""
+        if not self.run.config and self.status != "completed":
+            with suppress(OSError, ValueError):
+                return flat(read_yaml(self.run.folder.parent / PLAN / f"{self.run.folder.name}.yaml"))
         return flat(self.run.config)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Ends a trial of a search early, where other trials did better by the same epoch."""
+"""Ends a trial of a search early if other trials did better by the same epoch."""
 
 from functools import cached_property
 
@@ -9,22 +9,20 @@ from optuna.pruners import BasePruner
 from optuna.trial import Trial, TrialState
 
 from digits.errors import Pruned
-from digits.metrics import plain
+from digits.metrics import OBJECTIVE, plain
 from digits.search.study import open_storage
-
-MONITOR = "val/acc"  # what train.py returns to the search
 
 
 class TrialPruning(Callback):
-    """Reports each epoch's validation to the study, and raises Pruned where the pruner advises against another epoch.
+    """Reports each epoch's val/acc to the study, and raises Pruned if the pruner advises against another epoch.
 
-    It raises as the next epoch begins, when figures and checkpoints of the last one are saved; a run that has had all
-    its epochs counts in full.
+    It raises when the next epoch starts: the metrics and checkpoints of the last one are saved by then. A run that has
+    trained all of its epochs is complete.
 
     Args:
         storage: URL of the study's database.
         study_name: the study in it.
-        trial: number of this run's trial; None outside of a search, where nothing happens.
+        trial: number of this run's trial; None outside of a search: then it does nothing.
         pruner: Optuna's.
     """
 
@@ -41,12 +39,12 @@ class TrialPruning(Callback):
 
     @cached_property
     def _trial(self) -> Trial:
-        assert self.trial is not None  # nobody asks outside of a search
+        assert self.trial is not None  # not asked for outside of a search
         return Trial(self._study, self._study.get_trials(deepcopy=False)[self.trial]._trial_id)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.trial is not None and not trainer.sanity_checking:
-            self._value = plain(trainer.callback_metrics)[MONITOR]
+            self._value = plain(trainer.callback_metrics)[OBJECTIVE]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._value is not None and trainer.is_global_zero:
@@ -61,4 +59,4 @@ class TrialPruning(Callback):
             if trainer.is_global_zero:
                 self._study.tell(self._trial.number, state=TrialState.PRUNED)
             epoch = trainer.current_epoch  # the one before, counted from 1
-            raise Pruned(f"trial {self.trial} pruned after epoch {epoch}: {MONITOR} {value:.4f}")
+            raise Pruned(f"trial {self.trial} pruned after epoch {epoch}: {OBJECTIVE} {value:.4f}")
