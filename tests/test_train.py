@@ -146,7 +146,7 @@ def test_what_it_prints(command: Command) -> None:
     assert "mnist5k" in out
     assert "400 (10.0%)" in out  # class counts and shares
     assert "mean 0.13" in out
-    assert "deviation 0.30" in out or "deviation 0.31" in out
+    assert "sd 0.30" in out or "sd 0.31" in out
     assert "421,642" in out
     lines = [line for line in out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2

@@ -225,7 +225,7 @@ class Classifier(L.LightningModule):
         if self.interval == "epoch":
             steps = epochs / frequency
         elif frequency > 1:
-            # Lightning counts batches, anew in each epoch, and steps the schedule where the optimizer steps too.
+            # Lightning counts the batches of each epoch, and steps the schedule where the optimizer steps too.
             ends = [batch for batch in range(1, batches + 1) if batch % together == 0 or batch == batches]
             steps = epochs * sum(batch % frequency == 0 for batch in ends)
         return partial(make_scheduler, **dict.fromkeys(unknown, max(1, math.ceil(steps))))
