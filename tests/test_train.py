@@ -513,7 +513,7 @@ def test_sweep_ends_with_a_summary(command: Command) -> None:
         ("sgd", "2"),
     ]
     assert "data" not in rows[0]  # the same in all
-    assert "Best job" in outcome.out
+    assert "Best setting by mean val/acc on mnist5k" in outcome.out
     assert {"summary.csv", "summary.md", "summary.png"} <= {path.name for path in outcome.folder.iterdir()}
 
 

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError
 
 from digits.atomic import atomic_write
 from digits.errors import UserError
@@ -39,7 +39,7 @@ class SweepFolder(Callback):
         SweepFolder.current = Path(config.hydra.sweep.dir)
         if config.hydra.sweeper._target_ == BASIC_SWEEPER and config.resume is None:
             # What does not compose is refused by the sweeper itself, a moment later.
-            with suppress(HydraException, OmegaConfBaseException):
+            with suppress(HydraException, InterpolationResolutionError):
                 _plan(config, SweepFolder.current)
 
 
@@ -55,11 +55,10 @@ def _plan(config: DictConfig, folder: Path) -> None:
         with open_dict(cfg):
             cfg.hydra.runtime.output_dir = str(folder / name)
             HydraConfig.instance().set_config(cfg)  # for interpolations of its values
-            hydra = cfg.pop("hydra")
+            cfg.pop("hydra")
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
             OmegaConf.save(cfg, part, resolve=True)
-        cfg.hydra = hydra
     HydraConfig.instance().cfg = None
 
 
