@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Before torch loads libgomp, whose threads spin while they wait: beside any other busy process that makes training 3 to
+# Before torch loads libgomp, whose threads spin while they wait: beside any other busy process that makes training 3
 # 10 times slower. So many rounds are the best of both worlds, see docs/measurements.md. The user's own choice counts.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
