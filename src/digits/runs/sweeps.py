@@ -47,19 +47,21 @@ def _plan(config: DictConfig, folder: Path) -> None:
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
     [jobs] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    configs = {}
     for number, job in enumerate(jobs):
         own = [f"hydra.job.num={number}", *config.hydra.overrides.hydra]
         cfg = compose("train", overrides=[*own, *job], return_hydra_config=True)
         name = str(cfg.hydra.sweep.subdir)
-        path = folder / PLAN / f"{name}.yaml"
         with open_dict(cfg):
             cfg.hydra.runtime.output_dir = str(folder / name)
             HydraConfig.instance().set_config(cfg)  # for interpolations of its values
             cfg.pop("hydra")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as part:
-            OmegaConf.save(cfg, part, resolve=True)
+        configs[name] = OmegaConf.to_yaml(cfg, resolve=True)
     HydraConfig.instance().cfg = None
+    (folder / PLAN).mkdir(parents=True, exist_ok=True)
+    for name, text in configs.items():
+        with atomic_write(folder / PLAN / f"{name}.yaml") as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def plan_of(folder: Path) -> list[Path]:
