@@ -193,8 +193,7 @@ class Classifier(L.LightningModule):
         return values
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        if self.make_optimizer is None or self.make_scheduler is None:
-            raise ValueError("to train, a Classifier needs an optimizer and a scheduler")
+        assert self.make_optimizer and self.make_scheduler, "to train, a Classifier needs an optimizer and a scheduler"
         make_scheduler = self._complete(self.make_scheduler)
         optimizer = self.make_optimizer(self.network.parameters())
         looks = (self.trainer.check_val_every_n_epoch or 1) if self.monitor else 1  # a new figure each time it looks

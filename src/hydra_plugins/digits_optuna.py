@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 
 class OptunaSweeper(Sweeper):
-    """Launches a trial after another, with values that Optuna draws, until a study has as many as it should.
+    """Launches trials with values that Optuna draws, until a study has as many as it should.
 
-    The study is all that counts: a search that was stopped goes on in it, and several machines may share it.
+    Everything is in the study: a search that was stopped resumes from it, and several machines may share it.
 
     Args:
         study_name: names the study in its database.
@@ -57,13 +57,6 @@ class OptunaSweeper(Sweeper):
         sampler: "Callable[..., BaseSampler]",
         params: Mapping[str, Any],
     ) -> None:
-        for name, number, least in (("n_trials", n_trials, 1), ("n_jobs", n_jobs, 1), ("seed", seed, 0)):
-            if not isinstance(number, int) or number < least:
-                raise UserError(f"hydra.sweeper.{name}={number}: not a whole number from {least} on")
-        if direction not in ("maximize", "minimize"):
-            raise UserError(f"hydra.sweeper.direction={direction}: there are maximize and minimize")
-        if study_name in (None, ""):
-            raise UserError("hydra.sweeper.study_name is empty: a search that is to go on needs a name")
         self.study_name = str(study_name)
         self.storage = storage
         self.n_trials = n_trials
@@ -84,11 +77,12 @@ class OptunaSweeper(Sweeper):
         """Raises what the first failed trial raised, once the search is over."""
         from digits.search import study as search
 
+        search.check_settings(self.study_name, self.n_trials, self.n_jobs, self.direction, self.seed)
         params = [f"{key}={value}" for key, value in self.params.items() if value is not None]
         overrides = OverridesParser.create(config_loader=self.config_loader).parse_overrides(params + arguments)
         fixed, space = search.split(overrides)
-        for words in search.samples(space):  # raises what every trial would fail with
-            self.config_loader.load_sweep_config(self.config, [*fixed, *words])
+        for sample in search.samples(space):  # raises what every trial would fail with
+            self.config_loader.load_sweep_config(self.config, [*fixed, *sample])
         sampler = search.SeededByTrial(self.sampler, self.seed)
         study = search.open_study(self.storage, self.study_name, self.direction, space, sampler)
         search.note_overrides(study, fixed)
@@ -101,7 +95,7 @@ class OptunaSweeper(Sweeper):
         launched, missing = 0, self.n_trials - search.finished(study)
         if missing <= 0:
             log.info("study %s: all %d trials are finished", self.study_name, self.n_trials)
-        # Counted anew each time, as other machines finish trials too; no more than were missing, as all might fail.
+        # Counted each time, as other machines finish trials too; no more than were missing, as all might fail.
         while (size := min(self.n_jobs, missing - launched, self.n_trials - search.finished(study))) > 0:
             trials = [search.draw(study, fixed, space) for _ in range(size)]
             launched += size

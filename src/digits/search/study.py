@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import optuna
 from hydra.core.override_parser.types import (
@@ -29,15 +29,35 @@ from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
+from pydantic import Field
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from digits.errors import UserError
+from digits.validation import Settings, user_errors
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the sweeper has a line a trial itself
+
+
+class SearchSettings(Settings):
+    study_name: Annotated[str, Field(min_length=1)]
+    n_trials: Annotated[int, Field(ge=1)]
+    n_jobs: Annotated[int, Field(ge=1)]
+    direction: Literal["maximize", "minimize"]
+    seed: Annotated[int, Field(ge=0)]
+
+
+def check_settings(study_name: str, n_trials: int, n_jobs: int, direction: str, seed: int) -> None:
+    """Refuses what a search cannot work with.
+
+    Raises:
+        UserError: naming the key.
+    """
+    with user_errors("hydra.sweeper"):
+        SearchSettings.model_validate(locals())
 
 
 def distribution(override: Override) -> Distribution:
@@ -107,7 +127,7 @@ def split(overrides: Iterable[Override]) -> tuple[list[str], dict[str, Distribut
     return [_line(override) for key, override in by_key.items() if key not in space], space
 
 
-def words(params: Mapping[str, Any]) -> list[str]:
+def as_overrides(params: Mapping[str, Any]) -> list[str]:
     """A trial's values as overrides."""
     return [f"{key}={value if isinstance(value, str) else Transformer.str(value)}" for key, value in params.items()]
 
@@ -119,14 +139,14 @@ def samples(space: Mapping[str, Distribution]) -> Iterable[list[str]]:
         for key, part in space.items()
     }
     for i in range(max(map(len, values.values()))):
-        yield words({key: each[i % len(each)] for key, each in values.items()})
+        yield as_overrides({key: each[i % len(each)] for key, each in values.items()})
 
 
 class SeededByTrial(BaseSampler):
     """Draws each trial with a sampler of its own, seeded with `seed` plus the trial's number.
 
-    So a search that was stopped goes on with the values that it would have had, and machines that share a study do not
-    begin with the same ones.
+    So a search that was stopped resumes with the values that it would have had, and machines that share a study do not
+    start with the same ones.
 
     Args:
         make: makes the sampler from a `seed`.
@@ -169,34 +189,41 @@ def open_storage(url: str) -> RDBStorage:
     Raises:
         UserError: for a database that cannot be opened, or a password.
     """
+    problem = None
     try:
         parts = make_url(url)
     except ArgumentError:  # may have a password anywhere: not to be shown
         raise UserError("hydra.sweeper.storage is no URL such as sqlite:///logs/optuna.db") from None
-    if (parts.password and not parts.password.startswith("$")) or "password" in parts.query:
-        raise UserError(
-            "hydra.sweeper.storage: a password would be kept in each run's folder. "
-            "Put it into an environment variable: 'hydra.sweeper.storage=postgresql+psycopg://name:$PASSWORD@host/...'"
-        )
-    if parts.password:
-        parts = parts.set(password=os.path.expandvars(parts.password))
-    if parts.drivername.startswith("sqlite") and (not parts.database or parts.database == ":memory:"):
-        raise UserError(f"hydra.sweeper.storage={url}: the trials cannot see a study in memory. Name a file")
-    full = parts.render_as_string(hide_password=False)
     try:
-        if parts.drivername.startswith("sqlite") and parts.database:
-            Path(parts.database).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return RDBStorage(full)
-        except SQLAlchemyError:
-            time.sleep(1)  # another process may have been making the same tables
-            return RDBStorage(full)
+        if (parts.password and not parts.password.startswith("$")) or "password" in parts.query:
+            problem = (
+                "hydra.sweeper.storage: a password would be kept in each run's folder. Put it into an environment"
+                " variable: 'hydra.sweeper.storage=postgresql+psycopg://name:$PASSWORD@host/...'"
+            )
+        elif parts.drivername.startswith("sqlite") and parts.database in (None, "", ":memory:"):
+            problem = f"hydra.sweeper.storage={url}: the trials cannot see a study in memory. Name a file"
+        else:
+            return _connected(parts)
     except ImportError as error:
         way_out = "install the driver. PostgreSQL: uv sync --extra postgresql, and a URL with postgresql+psycopg://"
-        raise UserError(f"hydra.sweeper.storage={url}: {error.__cause__}: {way_out}") from None
+        problem = f"hydra.sweeper.storage={url}: {error.__cause__}: {way_out}"
     except (SQLAlchemyError, OSError, RuntimeError) as error:
         [reason, *_] = str(getattr(error, "orig", error)).splitlines()
-        raise UserError(f"hydra.sweeper.storage={url}: cannot be opened ({reason})") from None
+        problem = f"hydra.sweeper.storage={url}: cannot be opened ({reason})"
+    raise UserError(problem)
+
+
+def _connected(parts: URL) -> RDBStorage:
+    if parts.password:
+        parts = parts.set(password=os.path.expandvars(parts.password))
+    if parts.drivername.startswith("sqlite") and parts.database:
+        Path(parts.database).parent.mkdir(parents=True, exist_ok=True)
+    full = parts.render_as_string(hide_password=False)
+    try:
+        return RDBStorage(full)
+    except SQLAlchemyError:
+        time.sleep(1)  # another process may have been making the same tables
+        return RDBStorage(full)
 
 
 def open_study(
@@ -214,18 +241,17 @@ def open_study(
         sampler=sampler,
         load_if_exists=True,
     )
-    way_out = "Give another hydra.sweeper.study_name"
+    problem = None
     if study.direction.name.lower() != direction:
-        raise UserError(f"the study {name} is there already, to {study.direction.name.lower()}. {way_out}")
+        problem = f"to {study.direction.name.lower()}"
     for trial in study.get_trials(deepcopy=False):
         for key in [key for key in space if key in trial.distributions]:
             try:
                 check_distribution_compatibility(trial.distributions[key], space[key])
             except ValueError:
-                before, now = trial.distributions[key], space[key]
-                raise UserError(
-                    f"the study {name} is there already, with {key} from {before}, not {now}. {way_out}"
-                ) from None
+                problem = f"with {key} from {trial.distributions[key]}, not {space[key]}"
+    if problem:
+        raise UserError(f"the study {name} is there already, {problem}. Give another hydra.sweeper.study_name")
     return study
 
 
@@ -243,7 +269,7 @@ def note_overrides(study: optuna.Study, fixed: list[str]) -> None:
 def draw(study: optuna.Study, fixed: list[str], space: Mapping[str, BaseDistribution]) -> optuna.Trial:
     """A new trial, which keeps its overrides."""
     trial = study.ask(dict(space))
-    trial.set_user_attr("overrides", [*fixed, *words(trial.params)])
+    trial.set_user_attr("overrides", [*fixed, *as_overrides(trial.params)])
     return trial
 
 
