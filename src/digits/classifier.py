@@ -193,7 +193,8 @@ class Classifier(L.LightningModule):
         return values
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        assert self.make_optimizer and self.make_scheduler, "to train, a Classifier needs an optimizer and a scheduler"
+        assert self.make_optimizer is not None, "to train, a Classifier needs an optimizer"
+        assert self.make_scheduler is not None, "to train, a Classifier needs a scheduler"
         make_scheduler = self._complete(self.make_scheduler)
         optimizer = self.make_optimizer(self.network.parameters())
         looks = (self.trainer.check_val_every_n_epoch or 1) if self.monitor else 1  # a new figure each time it looks
