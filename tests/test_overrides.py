@@ -37,7 +37,7 @@ def test_letters_outside_ascii_reach_hydra(typed: str, value: object) -> None:
     )
 
 
-@pytest.mark.parametrize("value", ["a b", "it's", "a\\b", "[x]", "a=b,c", "ü"])
+@pytest.mark.parametrize("value", ["a b", "it's", "a\\b", "a\\", "\\'", "[x]", "a=b,c", "ü"])
 def test_quoted_values_come_back(value: str) -> None:
     [override] = OverridesParser.create().parse_overrides([f"key={quoted(value)}"])
     assert override.value() == value
