@@ -21,9 +21,10 @@ from rich.progress import track
 from rich.table import Table
 from sklearn.datasets import load_digits
 
-from digits.data.datasets import Mnist
+from digits.data.dataset import Form
+from digits.data.datasets import Mnist, form_of
 from digits.errors import UserError
-from digits.pictures.normal_form import Form, NothingFoundError, find_image, form_of
+from digits.pictures.normal_form import NothingFoundError, find_image
 from digits.pictures.reader import ImageClassifier, load_classifier
 from digits.runs.run import newest_checkpoint
 

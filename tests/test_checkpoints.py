@@ -244,7 +244,7 @@ def test_sizes_of_a_checkpoint_take_no_memory(best: Path) -> None:
     with pytest.raises(UserError, match="another architecture"):
         checkpoint.network()
     checkpoint.settings["model"] = {"_target_": "digits.networks.ResNet18", "blocks": [10**9] * 4}
-    with pytest.raises(UserError, match="at most 1000"):
+    with pytest.raises(UserError, match="less than or equal to 1000"):
         checkpoint.network()
 
 

@@ -90,7 +90,7 @@ def test_predictions_are_those_of_the_folds_checkpoint(validated: tuple[Path, st
         (["seed=1,2"], "seed=1,2: digits.crossval trains one experiment on each fold"),
         (["data.fold=1"], "data.fold=1: digits.crossval sets data.fold itself"),
         (["hparams_search=optuna"], "hparams_search=optuna: digits.crossval trains one experiment on each fold"),
-        (["resume_sweep=/nowhere"], "resume_sweep=/nowhere: not the folder of a cross-validation"),
+        (["resume_sweep=/nowhere"], "resume_sweep=/nowhere: not a cross-validation's folder"),
         (["folds=101"], "folds=101: should be less than or equal to 100"),
     ],
 )

@@ -63,12 +63,12 @@ def test_training_curves_have_their_points() -> None:
         {"epoch": 2, "train/loss": 0.5, "train/acc": 0.8, "val/loss": 0.4, "val/acc": 0.9},
         {"epoch": 3, "train/loss": 0.3, "train/acc": 0.9, "val/loss": 0.5, "val/acc": 0.85},
     ]
-    figure = figures.training_curves(history, 2, "mnist5k")
+    figure = figures.training_curves(history, ("val/acc", 2), "mnist5k")
     loss, accuracy = figure.axes
     assert loss.lines[0].get_xydata().tolist() == [[1, 0.9], [2, 0.5], [3, 0.3]]
     assert loss.lines[1].get_xydata().tolist() == [[2, 0.4], [3, 0.5]]
     assert accuracy.lines[1].get_xydata().tolist() == [[2, 0.9], [3, 0.85]]
-    assert any("epoch 2" in text for text in texts(figure))
+    assert any("best by val/acc: epoch 2" in text for text in texts(figure))
 
 
 def test_training_curves_without_validation() -> None:

@@ -60,7 +60,7 @@ def test_dropout_is_the_share_of_dropped_units(dropout: float) -> None:
         ("dropout", -0.1, "dropout=-0.1"),
         ("channels", [], "channels="),
         ("channels", [32, 0], "channels="),
-        ("channels", [1, 2, 4, 8, 16], "poolings"),
+        ("channels", [1, 2, 4, 8, 16], "5 halvings leave nothing of 28 pixels"),
         ("hidden", 0, "hidden=0"),
     ],
 )
@@ -136,13 +136,13 @@ def test_dropout_is_off_in_evaluation_only(network_class: type) -> None:
     ("network_class", "arguments", "message"),
     [
         (ResNet18, {"dropout": 2}, "dropout=2"),
-        (ResNet18, {"blocks": [2, 2, 2]}, "give 4 numbers"),
-        (ResNet18, {"image_size": 8}, "image_size=8: 4 halvings"),
+        (ResNet18, {"blocks": [2, 2, 2]}, "at least 4 items"),
+        (ResNet18, {"image_size": 8}, "4 halvings leave nothing of 8 pixels"),
         (DenseNet, {"dropout": -1}, "dropout=-1"),
         (DenseNet, {"blocks": []}, "blocks="),
         (DenseNet, {"blocks": [2, 0]}, "blocks="),
         (DenseNet, {"growth_rate": 0}, "growth_rate=0"),
-        (DenseNet, {"image_size": 4, "blocks": [1, 1, 1]}, "image_size=4: 3 halvings"),
+        (DenseNet, {"image_size": 4, "blocks": [1, 1, 1]}, "3 halvings leave nothing of 4 pixels"),
     ],
 )
 def test_deep_networks_name_what_is_out_of_range(network_class: type, arguments: dict, message: str) -> None:

@@ -3,8 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Before torch loads libgomp, whose threads spin while they wait: beside any other busy process that makes training 3 to
-# 10 times slower. So many rounds are the best of both worlds, see docs/measurements.md. The user's own choice counts.
+# Set before torch loads libgomp, whose threads spin while they wait: beside another busy process, training would be 3
+# times slower or more (docs/measurements.md). The user's own choice counts.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 

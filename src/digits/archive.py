@@ -47,7 +47,7 @@ def save(content: Any, path: Path, extra: Mapping[str, str] | None = None) -> No
 def load(path: str | Path) -> Any:
     """`torch.load` on the CPU of what `save` wrote. Nothing in the file is run, and no changed bit gets through.
 
-    torch alone would read weights with changed bits without a word: it does not look at its archive's checksums.
+    torch alone would accept weights with changed bits: it does not look at its archive's checksums.
 
     Raises:
         UserError: saying what is wrong with the file.

@@ -193,8 +193,8 @@ class Classifier(L.LightningModule):
         return values
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        if self.make_optimizer is None or self.make_scheduler is None:
-            raise ValueError("to train, a Classifier needs an optimizer and a scheduler")
+        assert self.make_optimizer is not None, "to train, a Classifier needs an optimizer"
+        assert self.make_scheduler is not None, "to train, a Classifier needs a scheduler"
         make_scheduler = self._complete(self.make_scheduler)
         optimizer = self.make_optimizer(self.network.parameters())
         looks = (self.trainer.check_val_every_n_epoch or 1) if self.monitor else 1  # a new figure each time it looks
@@ -225,7 +225,7 @@ class Classifier(L.LightningModule):
         if self.interval == "epoch":
             steps = epochs / frequency
         elif frequency > 1:
-            # Lightning counts batches, anew in each epoch, and steps the schedule where the optimizer steps too.
+            # Lightning counts the batches of each epoch, and steps the schedule where the optimizer steps too.
             ends = [batch for batch in range(1, batches + 1) if batch % together == 0 or batch == batches]
             steps = epochs * sum(batch % frequency == 0 for batch in ends)
         return partial(make_scheduler, **dict.fromkeys(unknown, max(1, math.ceil(steps))))

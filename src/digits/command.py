@@ -144,9 +144,11 @@ def _resumed(arguments: list[str]) -> list[str]:
 def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
     """Runs a task in its run's folder."""
     folder, resume = Path(HydraConfig.get().runtime.output_dir), cfg.get("resume")
-    run = Run(folder, resumes=resume)
+    run, in_sweep = Run(folder, resumes=resume), HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         with run:
+            if in_sweep and not resume:
+                run.save_config(cfg)  # the sweep's table tells the settings of a job that fails on them
             check_job(cfg)
             if resume:
                 cfg, planned = resumed_config(cfg)
@@ -159,8 +161,7 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
             run.update(overrides=[*kept, *given])
             return task(cfg, run)
     except Exception as error:
-        # A sweep's table tells of each of its jobs.
-        if one_line(error) and HydraConfig.get().mode != RunMode.MULTIRUN:
+        if one_line(error) and not in_sweep:
             run.discard()
         raise
 

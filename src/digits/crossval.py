@@ -120,9 +120,7 @@ def _planned_folds(folder: Path) -> int:
         data = read_yaml(plan_of(folder)[0])["data"]
         return Folds.model_validate({"folds": data["folds"]}).folds
     except (OSError, LookupError, TypeError, ValueError) as error:  # a ValidationError is a ValueError
-        raise UserError(
-            f"resume_sweep={folder}: not the folder of a cross-validation. Give logs/crossval/..."
-        ) from error
+        raise UserError(f"resume_sweep={folder}: not a cross-validation's folder. Give logs/crossval/...") from error
 
 
 def _predictions(run: Run, folder: Path) -> dict[str, np.ndarray]:

@@ -165,10 +165,10 @@ def _show(axes: Axes, image: np.ndarray, title: str, fontsize: int) -> None:
 
 
 def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
-    """Draws the accuracies of configurations, a row for each in their order: every seed, and mean ± deviation.
+    """Draws the accuracies of configurations, one row for each in their order: every run, and mean ± sd.
 
     Args:
-        accuracies: by a configuration's label, accuracies in [0, 1], one a seed, under `validation` and `test`;
+        accuracies: by a configuration's label, accuracies in [0, 1], one per run, under `validation` and `test`;
             either may be empty.
         title: of the figure.
     """
@@ -190,22 +190,22 @@ def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -
         for row, values in measured:
             several = len(values) > 1
             axes.plot(values, [row + shift] * len(values), **look, markersize=4, alpha=0.45 if several else 0)
-            deviation = values.std(ddof=1) if several else 0
-            axes.errorbar(values.mean(), row + shift, xerr=deviation, **look, markersize=8, markeredgecolor="black")
-            written[row] += f"{split} {values.mean():.2%}" + (f" ± {100 * deviation:.2f}" if several else "") + "\n"
+            sd = values.std(ddof=1) if several else 0
+            axes.errorbar(values.mean(), row + shift, xerr=sd, **look, markersize=8, markeredgecolor="black")
+            written[row] += f"{split} {values.mean():.2%}" + (f" ± {100 * sd:.2f}" if several else "") + "\n"
         if measured:
-            seeds = ": mean ± sd; small: each seed" if any(len(values) > 1 for _, values in measured) else ""
-            axes.plot([], [], **look, markersize=8, markeredgecolor="black", label=f"{split}{seeds}")
+            legend = ": mean ± sd; small: each run" if any(len(values) > 1 for _, values in measured) else ""
+            axes.plot([], [], **look, markersize=8, markeredgecolor="black", label=f"{split}{legend}")
     if 0 < low < 0.8 and 0.9 < high < 1:
-        # One that learned nothing would press all others into a corner.
+        # A configuration that learned nothing would squeeze all others together.
         axes.set_xscale("logit")
         odds = np.log([low / (1 - low), high / (1 - high)]) + np.array([-0.3, 0.3])
         axes.set(xlim=1 / (1 + np.exp(-odds)), xlabel="accuracy (logit scale)")
         axes.set_xticks([tick for tick in LOGIT_TICKS if axes.get_xlim()[0] < tick < axes.get_xlim()[1]])
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        low, high = axes.dataLim.intervalx[0], min(1, axes.dataLim.intervalx[1])  # with the deviations
-        # One percent wide at the least: hundredths shall not look like a gulf.
+        low, high = axes.dataLim.intervalx[0], min(1, axes.dataLim.intervalx[1])  # with the error bars
+        # At least one percent wide: small differences must not look large.
         margin = max(0.05 * (high - low), 0.005 - (high - low) / 2)
         axes.set(xlim=(low - margin, high + margin), xlabel="accuracy")
         axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1])
@@ -217,7 +217,7 @@ def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -
     right.set_yticks(range(rows), [text.strip() for text in written], fontsize=8)
     axes.tick_params(axis="y", length=0)
     right.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", top=rows > 12, labeltop=rows > 12)  # a long way down to the other one
+    axes.tick_params(axis="x", top=rows > 12, labeltop=rows > 12)  # the other axis is far below
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     sns.despine(ax=axes, left=True)

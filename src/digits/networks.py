@@ -2,14 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models import DenseNet as TorchvisionDenseNet
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
-MOST_BLOCKS = 1000
+from digits.validation import checked_arguments
+
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[Sequence[Count], Field(min_length=1)]
+Layers = Annotated[int, Field(ge=1, le=1000)]  # of a block: a file must not ask for endless ones
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class CNN(nn.Module):
@@ -35,28 +42,21 @@ class CNN(nn.Module):
         ValueError: for an argument out of range, or more blocks than the image can be halved.
     """
 
+    @checked_arguments
     def __init__(
         self,
         in_channels: int = 1,
         num_classes: int = 10,
         image_size: int = 28,
-        channels: Sequence[int] = (32, 64),
-        hidden: int = 128,
-        dropout: float = 0.5,
+        channels: Counts = (32, 64),
+        hidden: Count = 128,
+        dropout: Probability = 0.5,
         batch_norm: bool = False,
         strided_stem: bool = False,
     ) -> None:
         super().__init__()
-        if not channels or min(channels) < 1:
-            raise ValueError(f"channels={list(channels)}: give at least one width, each 1 or more")
-        if hidden < 1:
-            raise ValueError(f"hidden={hidden}: give 1 or more units")
-        _check_probability(dropout)
-        size = (image_size + strided_stem) // 2 >> (len(channels) - 1)  # a pooling rounds down, the stem up
-        if size < 1:
-            raise ValueError(
-                f"channels={list(channels)}: {len(channels)} poolings leave nothing of {image_size} pixels"
-            )
+        _check_size(image_size + strided_stem, len(channels))  # a pooling rounds down, the stem up
+        size = image_size + strided_stem >> len(channels)
 
         blocks: list[nn.Module] = []
         for width_in, width_out in zip([in_channels, *channels], channels, strict=False):
@@ -105,17 +105,16 @@ class ResNet18(ResNet):
 
     fc: nn.Module
 
+    @checked_arguments
     def __init__(
         self,
         in_channels: int = 1,
         num_classes: int = 10,
         image_size: int = 28,
-        blocks: Sequence[int] = (2, 2, 2, 2),
-        dropout: float = 0.0,
+        blocks: Annotated[Sequence[Layers], Field(min_length=4, max_length=4)] = (2, 2, 2, 2),
+        dropout: Probability = 0.0,
         stem_pool: bool = True,
     ) -> None:
-        _check_probability(dropout)
-        _check_blocks(blocks, stages=4)
         _check_size(image_size, halvings=3 + stem_pool)
         super().__init__(BasicBlock, list(blocks), num_classes=num_classes)
         self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
@@ -146,23 +145,19 @@ class DenseNet(TorchvisionDenseNet):
         ValueError: for an argument out of range.
     """
 
+    @checked_arguments
     def __init__(
         self,
         in_channels: int = 1,
         num_classes: int = 10,
         image_size: int = 28,
-        growth_rate: int = 16,
-        blocks: Sequence[int] = (4, 6, 6),
-        init_channels: int = 32,
-        dropout: float = 0.0,
+        growth_rate: Count = 16,
+        blocks: Annotated[Sequence[Layers], Field(min_length=1)] = (4, 6, 6),
+        init_channels: Count = 32,
+        dropout: Probability = 0.0,
         stem_pool: bool = True,
     ) -> None:
-        _check_probability(dropout)
-        _check_blocks(blocks)
         _check_size(image_size, halvings=len(blocks) - 1 + stem_pool)
-        for name, value in {"growth_rate": growth_rate, "init_channels": init_channels}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value}: give 1 or more channels")
         super().__init__(growth_rate, tuple(blocks), init_channels, drop_rate=dropout, num_classes=num_classes)
         self.features.conv0 = nn.Conv2d(in_channels, init_channels, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.features.conv0.weight)  # as the other convolutions
@@ -211,18 +206,6 @@ class RawPixels(nn.Module):
         return self.network((pixels.float() / 255 - self.mean) / self.std)
 
 
-def _check_probability(dropout: float) -> None:
-    if not 0 <= dropout <= 1:
-        raise ValueError(f"dropout={dropout}: a probability lies between 0 and 1")
-
-
-def _check_blocks(blocks: Sequence[int], stages: int | None = None) -> None:
-    if not blocks or min(blocks) < 1 or max(blocks) > MOST_BLOCKS or len(blocks) != (stages or len(blocks)):
-        raise ValueError(
-            f"blocks={list(blocks)}: give {stages or 'one or more'} numbers, each 1 or more and at most {MOST_BLOCKS}"
-        )
-
-
 def _check_size(image_size: int, halvings: int) -> None:
     if image_size >> halvings < 1:
-        raise ValueError(f"image_size={image_size}: {halvings} halvings leave nothing of the image")
+        raise ValueError(f"{halvings} halvings leave nothing of {image_size} pixels")

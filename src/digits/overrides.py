@@ -47,7 +47,8 @@ CONFIGS = project_file("configs")
 
 def quoted(value: str) -> str:
     """A value as Hydra's overrides take it, whatever is in it."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Hydra's grammar reads a backslash as an escape only in front of a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value) + "'"
 
 
 def quote_foreign_letters(argument: str) -> str:

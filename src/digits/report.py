@@ -27,7 +27,7 @@ def class_counts(splits: Splits, num_classes: int) -> dict[str, np.ndarray]:
 
 
 def data_statistics(data: DigitsDataModule) -> str:
-    """Sizes, mean and deviation of the pixels, and count and share of each class in each split."""
+    """Sizes, mean and standard deviation of the pixels, and count and share of each class in each split."""
     counts = class_counts(data.splits, data.num_classes)
     table = Table("class", box=box.SIMPLE_HEAD, title=f"Images of each class in {data.title}", title_justify="left")
     for split in counts:
@@ -41,7 +41,7 @@ def data_statistics(data: DigitsDataModule) -> str:
     return (
         f"data: {data.title}, {data.num_classes} classes, {data.image_size}×{data.image_size} pixels,"
         f" {'1 channel' if data.in_channels == 1 else f'{data.in_channels} channels'};"
-        f" training pixels in [0, 1]: mean {mean}, deviation {std}"
+        f" training pixels in [0, 1]: mean {mean}, sd {std}"
         f" (normalised with {used_mean}, {used_std})\n\n{as_text(table)}"
     )
 

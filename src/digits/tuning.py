@@ -72,7 +72,7 @@ def find_lr(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) 
         UserError: if the losses show no such rate.
     """
     classifier.lr = 0.0  # the tuner looks for an attribute of this name
-    classifier.check_finite = False  # the test is to go on until the loss diverges
+    classifier.check_finite = False  # the search continues until the loss diverges
     finder = Tuner(trainer).lr_find(classifier, datamodule=data, min_lr=1e-5, max_lr=1.0, update_attr=False)
     found = finder.suggestion() if finder else None
     if found is None:

@@ -1,13 +1,14 @@
 """Settings of the right kind and range: pydantic finds what is wrong, this module says it in one line."""
 
+import functools
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 
 from digits.errors import UserError
 
@@ -27,6 +28,8 @@ def _as_path(value: Any) -> Any:
 
 FilePath = Annotated[Path, BeforeValidator(_as_path), Field(strict=False)]  # from what YAML makes of a name: 5 is one
 S = TypeVar("S", bound=Settings)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def read_settings(kind: type[S], cfg: DictConfig) -> S:
@@ -46,6 +49,24 @@ def user_errors(prefix: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise UserError(one_line(error, prefix)) from error
+
+
+def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Checks a function's arguments against its annotations.
+
+    Raises:
+        ValueError: naming the argument, its value and what it should be.
+    """
+    checking = validate_call(config={"strict": True, "arbitrary_types_allowed": True})(function)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return checking(*args, **kwargs)
+        except ValidationError as error:
+            raise ValueError(one_line(error, "")) from error
+
+    return checked
 
 
 def problem_of(model: type[BaseModel], content: Any, prefix: str) -> str | None:

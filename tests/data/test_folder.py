@@ -13,11 +13,11 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 from torchvision.transforms import v2
 
 from digits.data import DigitsDataModule
-from digits.data.datasets import Mnist5k
+from digits.data.datasets import Mnist5k, form_of
 from digits.data.folder import ImageFolder
 from digits.errors import UserError
 from digits.pictures.decode import read_picture
-from digits.pictures.normal_form import find_image, form_of
+from digits.pictures.normal_form import find_image
 
 
 @pytest.fixture

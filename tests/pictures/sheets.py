@@ -3,8 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from digits.data.datasets import Mnist5k
-from digits.pictures.normal_form import form_of
+from digits.data.datasets import Mnist5k, form_of
 
 MNIST_FORM = form_of("mnist", 28, 1)
 

@@ -11,9 +11,9 @@ from PIL import Image
 from scipy import ndimage
 from sheets import MNIST_FORM, digit, ink, likeness, page, picture
 
-from digits.data.datasets import Mnist
+from digits.data.datasets import Mnist, form_of
 from digits.pictures.decode import read_picture
-from digits.pictures.normal_form import NothingFoundError, find_image, find_images, form_of
+from digits.pictures.normal_form import NothingFoundError, find_image, find_images
 from digits.pictures.reader import load_classifier
 
 

@@ -10,6 +10,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a data set has its images.
+
+    Args:
+        image_size: height and width, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        fit: of the square that the digit's box just fits into, in pixels; None: no normal form is known.
+        centre: what lies in the image's centre: the digit's centre of mass or that of its box; None with `fit`.
+        light_on_dark: whether its pictures are.
+    """
+
+    image_size: int
+    channels: int
+    fit: int | None
+    centre: Literal["mass", "box"] | None
+    light_on_dark: bool
+
+
+@dataclass(frozen=True)
 class DataSet:
     """A data set at its place on disk. Each subclass is one; `data.dataset=<name>` chooses it.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from digits.data.dataset import DataSet, data_sets
+from digits.data.dataset import DataSet, Form, data_sets
 from digits.data.files import DOWNLOAD_TIMEOUT_SECONDS, IdxFiles, idx_problem, md5, parse_idx
 from digits.data.folder import ImageFolder
 from digits.errors import UserError
@@ -29,6 +29,7 @@ __all__ = [
     "Qmnist",
     "Usps",
     "data_sets",
+    "form_of",
     "named",
 ]
 
@@ -51,6 +52,13 @@ def named(name: str) -> type[DataSet]:
     if name not in known:
         raise UserError(f"data.dataset={name}: there are {', '.join(known)}")
     return known[name]
+
+
+def form_of(dataset: str, image_size: int, channels: int) -> Form:
+    """The form of a data set's images; of one that is not known, its pictures are taken whole."""
+    facts = data_sets().get(dataset, DataSet)
+    fit = round(image_size * facts.fit) if facts.fit else None
+    return Form(image_size, channels, fit, facts.centre, facts.light_on_dark)
 
 
 # MNIST and Fashion-MNIST: files with known sums

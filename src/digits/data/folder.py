@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from digits.data.dataset import DataSet
+from digits.data.dataset import DataSet, Form
 from digits.errors import UserError
 from digits.pictures.decode import IMAGE_SUFFIXES, ORIGINAL_SIZE, read_picture
-from digits.pictures.normal_form import Form, NothingFoundError, find_image
+from digits.pictures.normal_form import NothingFoundError, find_image
 
 if TYPE_CHECKING:
     from digits.data.images import Loaded

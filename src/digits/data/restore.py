@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
-from digits.data.datasets import named
+from digits.data.datasets import form_of, named
 from digits.data.folder import ImageFolder
 from digits.data.images import Loaded, fingerprint, image_hashes
 from digits.data.module import DigitsDataModule
 from digits.data.settings import DataSettings, TrainedData
 from digits.data.splits import Splits
 from digits.errors import UserError
-from digits.pictures.normal_form import form_of
 
 log = logging.getLogger(__name__)
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from digits.data.dataset import Form
 from digits.errors import UserError
 from digits.pictures.decode import ORIGINAL_SIZE, fit_square
 
@@ -38,25 +38,6 @@ class NothingFoundError(UserError):
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a data set has its images.
-
-    Args:
-        image_size: height and width, in pixels.
-        channels: 1 (grey) or 3 (RGB).
-        fit: of the square that the digit's box just fits into, in pixels; None: no normal form is known.
-        centre: what lies in the image's centre: the digit's centre of mass or that of its box; None with `fit`.
-        light_on_dark: whether its pictures are.
-    """
-
-    image_size: int
-    channels: int
-    fit: int | None
-    centre: Literal["mass", "box"] | None
-    light_on_dark: bool
-
-
-@dataclass(frozen=True)
 class Found:
     """An image in a data set's form, and where in the picture it was.
 
@@ -69,15 +50,6 @@ class Found:
     box: tuple[int, int, int, int]
 
 
-def form_of(dataset: str, image_size: int, channels: int) -> Form:
-    """The form of a data set's images; of one that is not known, its pictures are taken whole."""
-    from digits.data.datasets import DataSet, data_sets  # which need this module
-
-    facts = data_sets().get(dataset, DataSet)
-    fit = round(image_size * facts.fit) if facts.fit else None
-    return Form(image_size, channels, fit, facts.centre, facts.light_on_dark)
-
-
 def find_image(picture: Image.Image, form: Form) -> Found:
     """Finds the digit in a picture, light on dark or dark on light, and brings it into the form.
 
@@ -86,7 +58,7 @@ def find_image(picture: Image.Image, form: Form) -> Found:
 
     Args:
         picture: as `read_picture` gives it.
-        form: as `form_of` gives it.
+        form: as `digits.data.datasets.form_of` gives it.
 
     Raises:
         NothingFoundError: if there is none.

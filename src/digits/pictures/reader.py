@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from digits.data.datasets import form_of
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
-from digits.pictures.normal_form import Found, find_image, find_images, form_of
+from digits.pictures.normal_form import Found, find_image, find_images
 
 if TYPE_CHECKING:
     from PIL import Image

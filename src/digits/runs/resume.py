@@ -53,14 +53,14 @@ def resume_arguments(arguments: Sequence[str], asked: str) -> list[str]:
     """
     others = [argument for argument in arguments if not argument.lstrip("+").startswith("resume=")]
     folder = last_run(others) if asked == "last" else Path(asked).expanduser().absolute()
+    changed = [argument for argument in others if argument.partition("=")[0] not in RESUME_KEYS]
     if not (folder / CONFIG).is_file():
         raise UserError(f"resume={asked}: not a run's folder, it has no {CONFIG}. Give logs/train/runs/..., or last")
-    for argument in others:
-        if argument.partition("=")[0] not in RESUME_KEYS:
-            raise UserError(
-                f"{argument}: a resumed run keeps its settings; only {', '.join(RESUME_KEYS)} may change."
-                " For others, start a new run"
-            )
+    if changed:
+        raise UserError(
+            f"{changed[0]}: a resumed run keeps its settings; only {', '.join(RESUME_KEYS)} may change."
+            " For others, start a new run"
+        )
     return [*others, f"resume={quoted(str(folder))}"]
 
 

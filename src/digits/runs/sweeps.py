@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError
 
 from digits.atomic import atomic_write
 from digits.errors import UserError
@@ -39,7 +39,7 @@ class SweepFolder(Callback):
         SweepFolder.current = Path(config.hydra.sweep.dir)
         if config.hydra.sweeper._target_ == BASIC_SWEEPER and config.resume is None:
             # What does not compose is refused by the sweeper itself, a moment later.
-            with suppress(HydraException, OmegaConfBaseException):
+            with suppress(HydraException, InterpolationResolutionError):
                 _plan(config, SweepFolder.current)
 
 
@@ -47,19 +47,21 @@ def _plan(config: DictConfig, folder: Path) -> None:
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
     [jobs] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    configs = {}
     for number, job in enumerate(jobs):
         own = [f"hydra.job.num={number}", *config.hydra.overrides.hydra]
         cfg = compose("train", overrides=[*own, *job], return_hydra_config=True)
         name = str(cfg.hydra.sweep.subdir)
-        path = folder / PLAN / f"{name}.yaml"
         with open_dict(cfg):
             cfg.hydra.runtime.output_dir = str(folder / name)
             HydraConfig.instance().set_config(cfg)  # for interpolations of its values
-            del cfg.hydra
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as part:
-            OmegaConf.save(cfg, part, resolve=True)
+            cfg.pop("hydra")
+        configs[name] = OmegaConf.to_yaml(cfg, resolve=True)
     HydraConfig.instance().cfg = None
+    (folder / PLAN).mkdir(parents=True, exist_ok=True)
+    for name, text in configs.items():
+        with atomic_write(folder / PLAN / f"{name}.yaml") as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def plan_of(folder: Path) -> list[Path]:

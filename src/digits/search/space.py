@@ -51,9 +51,9 @@ def distribution(override: Override) -> Distribution:
             if all(isinstance(number, int) for number in (sweep.start, sweep.stop, sweep.step)):
                 return IntDistribution(int(low), int(high), log=log, step=int(step))
             return FloatDistribution(float(low), float(high), log=log, step=None if log else float(step))
-        case IntervalSweep(start=int() as low, end=int() as high):
-            return IntDistribution(low, high, log=log)
         case IntervalSweep(start=int() | float() as low, end=int() | float() as high):
+            if isinstance(low, int) and isinstance(high, int):
+                return IntDistribution(low, high, log=log)
             return FloatDistribution(low, high, log=log)
     return CategoricalDistribution([_category(choice) for choice in _choices(override)])
 
