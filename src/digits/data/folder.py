@@ -1,7 +1,6 @@
 """A user's own images: a folder for each class."""
 
 import logging
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,25 +51,29 @@ class ImageFolder(DataSet):
 
         files = self._files()
         paths = [path for of_class in files.values() for path in of_class]
-        arrays, kinds = [], Counter[tuple[tuple[int, int], str]]()
-        nothing_found = []
+        arrays, kinds, nothing_found = [], [], []
         for path in paths:
             picture = read_picture(path)
-            kind = (picture.info.get(ORIGINAL_SIZE, picture.size), picture.mode)
-            if self.image_size is None and form is None:
-                self._check_alike(path, kind, paths[0], next(iter(kinds), kind))
-            kinds[kind] += 1
+            width, height = picture.info.get(ORIGINAL_SIZE, picture.size)
+            kinds.append((width, height, picture.mode))
+            if self.image_size is None and form is None and (kinds[-1] != kinds[0] or width != height):
+                raise UserError(
+                    f"data.image_size=null: images that stay as they are have to be square and alike, but {path} has"
+                    f" {_described(kinds[-1])}, and the first, {paths[0]}, has {_described(kinds[0])}."
+                    " Give data.image_size and data.channels to have all made alike"
+                )
             wanted = form or Form(self.image_size or picture.width, self.channels, None, None, self.light_on_dark)
             try:
-                image = find_image(picture, wanted).image
+                arrays.append(find_image(picture, wanted).image)
             except NothingFoundError:
                 nothing_found.append(path)
-                image = find_image(picture, replace(wanted, fit=None, centre=None)).image
-            arrays.append(image)
-        if len(kinds) > 1 and form is None:
-            small, large = (_describe(*choose(kinds)) for choose in (min, max))
+                arrays.append(find_image(picture, replace(wanted, fit=None, centre=None)).image)
+        if len(set(kinds)) > 1 and form is None:
             made = f"{arrays[0].shape[2]}×{arrays[0].shape[1]} {'grey' if self.channels == 1 else 'RGB'}"
-            _warn(f"{self.root}: images of {len(kinds)} sizes and modes, from {small} to {large}; all are made {made}")
+            _warn(
+                f"{self.root}: images of {len(set(kinds))} sizes and modes, from {_described(min(kinds))} to"
+                f" {_described(max(kinds))}; all are made {made}"
+            )
         if nothing_found:
             _warn(
                 f"{self.root}: {len(nothing_found)} of {len(paths)} images are only scaled, because no digit was found"
@@ -82,45 +85,36 @@ class ImageFolder(DataSet):
 
     def _files(self) -> dict[str, list[Path]]:
         """The files of each class."""
-        entries = self.root.iterdir() if self.root.is_dir() else []
-        folders = sorted(path for path in entries if path.is_dir() and not path.name.startswith("."))
         files, left_out = {}, []
-        for folder in folders:
-            entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-            files[folder.name] = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-            left_out += [path for path in entries if path not in files[folder.name]]
+        for folder in _visible(self.root) if self.root.is_dir() else []:
+            if folder.is_dir():
+                found = _visible(folder)
+                images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+                files[folder.name] = images
+                left_out += [path for path in found if path not in images]
         if left_out:
             _warn(f"{self.root}: {len(left_out)} left out, no images by their names: {left_out[0]}, ...")
         problem = ""
         if not self.root.is_dir():
             problem = "no such folder. Give the one that holds a folder of images for each class"
-        elif len(folders) < 2:
-            found = f"only one class folder, {folders[0].name}" if folders else "no class folders"
-            problem = f"{found}. It has to hold a folder of images for each of two or more classes"
-        elif empty := [name for name, of_class in files.items() if not of_class]:
+        elif len(files) < 2:
+            found_classes = f"only one class folder, {next(iter(files))}" if files else "no class folders"
+            problem = f"{found_classes}. It has to hold a folder of images for each of two or more classes"
+        elif empty := [name for name, images in files.items() if not images]:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             problem = f"its folder {empty[0]} has no images. Put some there ({suffixes}), or remove it"
         if problem:
             raise UserError(f"data.root={self.root}: {problem}")
         return files
 
-    def _check_alike(
-        self, path: Path, kind: tuple[tuple[int, int], str], first: Path, wanted: tuple[tuple[int, int], str]
-    ) -> None:
-        """Images that are to stay as they are have to be alike, and square."""
-        problem = ""
-        if kind != wanted:
-            problem = f"{first} has {_describe(*wanted)}, {path} has {_describe(*kind)}"
-        elif kind[0][0] != kind[0][1]:
-            problem = f"{path} has {kind[0][0]}×{kind[0][1]} pixels, no square"
-        if problem:
-            raise UserError(
-                f"data.image_size=null: {problem}. Give data.image_size and data.channels to have all made alike"
-            )
+
+def _described(kind: tuple[int, int, str]) -> str:
+    width, height, mode = kind
+    return f"{width}×{height} {mode}"
 
 
-def _describe(size: tuple[int, int], mode: str) -> str:
-    return f"{size[0]}×{size[1]} {mode}"
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _warn(line: str) -> None:

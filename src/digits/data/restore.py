@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from digits.data.datasets import form_of, named
 from digits.data.folder import ImageFolder
-from digits.data.images import Loaded, fingerprint, image_hashes
+from digits.data.images import fingerprint, image_hashes
 from digits.data.module import DigitsDataModule
 from digits.data.settings import DataSettings, TrainedData
 from digits.data.splits import Splits
@@ -20,8 +20,8 @@ from digits.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SPLIT_SETTINGS = ("subset", "val_size", "test_size", "folds", "fold")  # of one data set: another has its own
-TEST_SPLIT = ("test_size", "folds", "fold", "split_seed")  # these decide which images are kept from training
+SPLIT_SETTINGS = {"subset", "val_size", "test_size", "folds", "fold"}  # of one data set: another has its own
+TEST_SPLIT = {"test_size", "folds", "fold", "split_seed"}  # these decide which images are kept from training
 
 
 def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
@@ -46,34 +46,29 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
     kept = TrainedData.model_validate(trained)
     asked = {name: value for name, value in overrides.items() if value is not None}
     dataset = asked.get("dataset", kept.dataset)
-    settings = {name: value for name, value in trained.items() if name in DataSettings.model_fields}
-    if dataset != kept.dataset:
-        settings = {name: value for name, value in settings.items() if name not in SPLIT_SETTINGS}
+    same = dataset == kept.dataset
+    settings = kept.model_dump(include=DataSettings.model_fields.keys() - ({} if same else SPLIT_SETTINGS))
     settings["root"] = _root(kept, dataset)
-    fixed = TEST_SPLIT if dataset == kept.dataset else ("folds",)
-    for name, value in asked.items():
-        problem = ""
-        if name not in DataSettings.model_fields:
-            problem = "no setting of the data. Another data set is data.dataset=..."
-        elif name in fixed and value != settings.get(name):
-            problem = f"images of training would be tested. Leave it as it was in training ({settings.get(name)})"
-        if problem:
-            raise UserError(f"data.{name}={value}: {problem}")
+    for name in sorted(asked.keys() & (TEST_SPLIT if same else {"folds"})):
+        if asked[name] != settings.get(name):
+            raise UserError(
+                f"data.{name}={asked[name]}: images of training would be tested. Leave it as it was in training"
+                f" ({settings.get(name)})"
+            )
     data = DigitsDataModule(**{"offline_fallback": False, **settings, **asked})
     data.prepare_data()
     if data.dataset != dataset:  # the stand-in, which may be what the checkpoint was trained on
         return restore_data(trained, **asked | {"dataset": data.dataset})
-    if data.data_set.has_test_images or (data.dataset == kept.dataset and not data.data_set.own_root):
+    if data.data_set.has_test_images or (same and not data.data_set.own_root):
         data.setup()
-        _check_fits(data, kept)
-        same = (data.dataset, data.subset) == (kept.dataset, kept.subset)
-        if same and kept.fingerprint != data.fingerprint:
+        if same and data.options.subset == kept.subset and data.fingerprint != kept.fingerprint:
             rank_zero_only(log.warning)(
-                f"data.dataset={data.dataset}: its content is not what the network was trained on; the figures are of"
+                f"data.dataset={dataset}: its content is not what the network was trained on; the figures are of"
                 " other images"
             )
     else:
         _test_unseen(data, kept)
+    _check_fits(data, kept)
     return data
 
 
@@ -86,44 +81,42 @@ def _test_unseen(data: DigitsDataModule, kept: TrainedData) -> None:
         loaded = data_set.load()
     if same and kept.fingerprint == fingerprint(loaded):
         data.use(loaded, data.cut(loaded))
-    else:
-        data.use(loaded, _unseen(loaded, kept.seen or [], f"{data.root if data_set.own_root else data.dataset}"))
-    _check_fits(data, kept)
-
-
-def _unseen(loaded: Loaded, seen: list[str], name: str) -> Splits:
-    """The images of training as `train`, and all others as `test`."""
+        return
     images = loaded.train
-    known = np.isin(image_hashes(images.images), seen)
-    if known.all():
-        raise UserError(f"{name}: all of its {len(images)} images were in training. Add others to test on")
-    if known.any():
+    seen = np.isin(image_hashes(images.images), kept.seen or [])
+    if 0 < seen.sum() < len(images):
         rank_zero_only(log.warning)(
-            f"{name}: its images are not those of training any more. {known.sum()} of {len(images)} images were in"
-            f" training or validation: left out. All {(~known).sum()} others are tested"
+            f"{_offender(data)}: its images are not those of training any more. {seen.sum()} of {len(images)} images"
+            f" were in training or validation: left out. All {(~seen).sum()} others are tested"
         )
-    return Splits(
-        images.subset(np.flatnonzero(known)), images.subset(np.arange(0)), images.subset(np.flatnonzero(~known))
-    )
+    train, val, test = map(images.subset, (np.flatnonzero(seen), np.arange(0), np.flatnonzero(~seen)))
+    data.use(loaded, Splits(train, val, test))
 
 
 def _check_fits(data: DigitsDataModule, kept: TrainedData) -> None:
     """Refuses images that the network has seen, or of other classes than its own, or of another form."""
     problem = ""
-    form, known = (data.image_size, data.in_channels), (kept.image_size, kept.channels)
     if kept.dataset in data.data_set.within:
         problem = (
             f"no test set for this checkpoint, which was trained on {kept.dataset}: all of {data.dataset} are training"
             f" images of {kept.dataset}"
         )
+    elif not len(data.splits.test):
+        problem = f"all of its {len(data.splits.train)} images were in training. Add others to test on"
     elif list(data.class_names) != kept.class_names:
         have, want = (textwrap.shorten(", ".join(names), 100) for names in (data.class_names, kept.class_names))
         problem = f"its classes ({have}) are not those that the checkpoint knows ({want})"
-    elif form != known:
-        have, want = (f"{size}×{size} pixels, {channels} channel(s)" for size, channels in (form, known))
-        problem = f"its images ({have}) are not as the checkpoint's ({want})"
+    elif (data.image_size, data.in_channels) != (kept.image_size, kept.channels):
+        problem = (
+            f"its images ({data.image_size}×{data.image_size} pixels, {data.in_channels} channel(s)) are not as the"
+            f" checkpoint's ({kept.image_size}×{kept.image_size} pixels, {kept.channels} channel(s))"
+        )
     if problem:
-        raise UserError(f"data.dataset={data.dataset}: {problem}")
+        raise UserError(f"{_offender(data)}: {problem}")
+
+
+def _offender(data: DigitsDataModule) -> str:
+    return f"data.root={data.root}" if data.data_set.own_root else f"data.dataset={data.dataset}"
 
 
 def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
@@ -135,12 +128,7 @@ def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
     (first, reference), *others = trained.items()
     data_set = named(reference["dataset"])
     official = data_set.has_test_images and not reference["folds"]
-    free = {
-        "val_size",
-        "seen",
-        "root",
-        *(["split_seed"] if official else []),
-    }  # these leave the test images as they are
+    free = {"val_size", "seen", "root"} | ({"split_seed"} if official else set())  # the test images stay the same
     for path, settings in others:
         for name in sorted(reference.keys() - free):
             if settings[name] != reference[name]:
@@ -152,9 +140,7 @@ def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
 
 def _root(kept: TrainedData, dataset: str) -> str | None:
     """Where to look for the data, if nothing else is said."""
-    own = named(kept.dataset).own_root
     if named(dataset).own_root:
         return kept.root if kept.dataset == dataset else None
-    if root := os.environ.get("DIGITS_DATA"):
-        return root
-    return kept.root if not own and Path(kept.root).is_dir() else "data"  # it may come from another machine
+    found = not named(kept.dataset).own_root and Path(kept.root).is_dir()  # it may come from another machine
+    return os.environ.get("DIGITS_DATA") or (kept.root if found else "data")

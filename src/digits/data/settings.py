@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from digits.data.datasets import data_sets
+from digits.data.datasets import named
 from digits.model_facts import LARGEST_IMAGE, Mean, Std
 from digits.validation import Settings, as_typed
 
@@ -20,9 +20,15 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # images, or a fraction of them
-Numbers = Annotated[list[Mean], Field(min_length=1)]
-PositiveNumbers = Annotated[list[Std], Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # images, or a fraction of all that are there to be cut
+Folds = Annotated[int, Field(ge=2)]
+Pixels = Annotated[int, Field(ge=1, le=LARGEST_IMAGE)]
+Channels = Literal[1, 3]  # grey, RGB
+Means = Annotated[list[Mean], Field(min_length=1)]  # one, or one for each channel
+Stds = Annotated[list[Std], Field(min_length=1)]
 
 
 class _Kept(Settings):
@@ -30,11 +36,13 @@ class _Kept(Settings):
 
     dataset: str
     subset: str | None
-    split_seed: Annotated[int, Field(ge=0, lt=2**32)]
+    split_seed: Seed
     test_size: Size | None
-    folds: Annotated[int, Field(ge=2)] | None
-    fold: Annotated[int, Field(ge=0)]
-    channels: int
+    folds: Folds | None
+    fold: Count
+    channels: Channels
+    mean: Means | None
+    std: Stds | None
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
@@ -44,50 +52,57 @@ class _Kept(Settings):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """Fields whose values are wrong beside others, each with the way out."""
-        if self.channels not in (1, 3):
-            yield "channels", "there are 1 (grey) and 3 (RGB)"
         if self.folds is None and self.fold:
             yield "fold", "there are no folds; give data.folds too"
         if self.folds is not None and self.fold >= self.folds:
             yield "fold", f"with data.folds={self.folds}, it lies between 0 and {self.folds - 1}"
+        for key in ("mean", "std"):
+            if len(getattr(self, key) or [0]) not in (1, self.channels):
+                yield key, f"give one number, or one for each of {self.channels} channels"
 
 
 class DataSettings(_Kept):
-    """What `DigitsDataModule` is made with; see there."""
+    """What `DigitsDataModule` is made with; configs/data/mnist.yaml says more of each."""
 
-    root: Annotated[str | None, BeforeValidator(_as_text)]
-    offline_fallback: bool | None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    batch_size: Annotated[int, Field(ge=1)]
-    eval_batch_size: Annotated[int, Field(ge=1)]
-    num_workers: Annotated[int, Field(ge=0)]
-    pin_memory: bool | None
-    persistent_workers: bool
-    val_size: Size | None
-    image_size: Annotated[int, Field(ge=1, le=LARGEST_IMAGE)] | None
-    mean: Annotated[Numbers | None, BeforeValidator(_as_list)]
-    std: Annotated[PositiveNumbers | None, BeforeValidator(_as_list)]
+    dataset: str = "mnist"  # a name in `digits.data.datasets`
+    root: Annotated[str | None, BeforeValidator(_as_text)] = "data"  # folder that holds, or will hold, its files
+    subset: str | None = None  # of emnist
+    offline_fallback: bool | None = None  # None: for a data set that has a stand-in
+    batch_size: Positive = 100
+    eval_batch_size: Positive = 250
+    num_workers: Count = 0
+    pin_memory: bool | None = None  # None: where there is a CUDA device
+    persistent_workers: bool = True
+    seed: Seed = 0  # of the order of the training images, which depends on it and the epoch alone
+    split_seed: Seed = 0  # apart from the run's seed, so that runs stay comparable
+    val_size: Size | None = None  # 0: none; None: a tenth, at most 5,000 images
+    test_size: Size | None = None  # where test images have to be cut; None: as for `val_size`
+    folds: Folds | None = None
+    fold: Count = 0
+    image_size: Pixels | None = 28  # of an image_folder: height and width to bring its images to; None: theirs
+    channels: Channels = 1  # of an image_folder: to bring its images to
+    # Subtracted from the pixels in [0, 1], and what these are then divided by; None: those of the training split.
+    mean: Annotated[Means | None, BeforeValidator(_as_list)] = Field([0.1307])
+    std: Annotated[Stds | None, BeforeValidator(_as_list)] = Field([0.3081])
 
     def _problems(self) -> Iterator[tuple[str, str]]:
-        known = data_sets()
-        data_set = known.get(self.dataset)
-        if data_set is None:
-            yield "dataset", f"there are {', '.join(known)}"
-            return
-        if not self.root and data_set.own_root:
-            yield "root", f"give the folder that holds {data_set.holds}"
+        data_set = named(self.dataset)
         if not self.root:
-            yield "root", f"give the folder that holds, or will hold, {data_set.holds}; DIGITS_DATA names it too"
+            once = "" if data_set.own_root else ", or will hold,"
+            further = "" if data_set.own_root else "; DIGITS_DATA names it too"
+            yield "root", f"give the folder that holds{once} {data_set.holds}{further}"
+        if self.channels != 1 and not data_set.own_root:
+            yield "channels", f"the images of {self.dataset} are grey; leave it 1"
         if data_set.subsets and self.subset not in data_set.subsets:
             yield "subset", f"there are {', '.join(data_set.subsets)}"
         if self.subset is not None and not data_set.subsets:
             yield "subset", f"{self.dataset} has no subsets; leave it null"
         if self.offline_fallback and not data_set.stand_in:
             yield "offline_fallback", f"{self.dataset} has no stand-in; only mnist has one"
-        for name in ("val_size", "test_size"):
-            size = getattr(self, name)
-            if size is not None and size > 1 and size % 1:
-                yield name, "give a number of images, or a fraction below 1"
+        for key in ("val_size", "test_size"):
+            size = getattr(self, key) or 0
+            if size > 1 and size % 1:
+                yield key, "give a number of images, or a fraction below 1"
         if self.test_size is not None and data_set.has_test_images:
             yield "test_size", f"{self.dataset} has its own test images; leave it null"
         yield from super()._problems()
@@ -96,26 +111,14 @@ class DataSettings(_Kept):
 class TrainedData(_Kept):
     """What a checkpoint keeps of its data: enough to load the same images again, in the same form and splits.
 
-    All but the last three are arguments of `DigitsDataModule`. A checkpoint comes from a file, so nothing in it is
-    taken on trust: `digits.validation.problem_of(TrainedData, content, "data")`.
-
-    Args:
-        class_names: by the class's number.
-        fingerprint: of all that the data set held.
-        seen: a hash of each image of training and validation, where the data set is a folder that may change.
+    A checkpoint comes from a file, so nothing in it is taken on trust.
     """
 
     root: str
-    val_size: Annotated[int, Field(ge=0)]
-    image_size: Annotated[int, Field(ge=1, le=LARGEST_IMAGE)]
-    mean: Numbers
-    std: PositiveNumbers
-    class_names: Annotated[list[str], Field(min_length=1)]
-    fingerprint: str
-    seen: list[str] | None
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) not in (1, self.channels):
-                yield name, f"one number is expected, or one for each of {self.channels} channels"
-        yield from super()._problems()
+    val_size: Count
+    image_size: Pixels
+    mean: Means
+    std: Stds
+    class_names: Annotated[list[str], Field(min_length=1)]  # by the class's number
+    fingerprint: str  # of all that the data set held
+    seen: list[str] | None  # a hash of each image of training and validation, where a folder of images may change
