@@ -24,7 +24,8 @@ from fakes import (
 from torchvision.datasets import EMNIST, MNIST
 
 from digits.data import DigitsDataModule
-from digits.data.datasets import DataSet, Emnist, Usps, named
+from digits.data.dataset import DataSet
+from digits.data.datasets import Emnist, Usps, named
 from digits.data.images import TensorImages
 from digits.errors import UserError
 

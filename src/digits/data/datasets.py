@@ -11,26 +11,11 @@ import numpy as np
 
 from digits.data.dataset import DataSet, Form, data_sets
 from digits.data.files import DOWNLOAD_TIMEOUT_SECONDS, IdxFiles, idx_problem, md5, parse_idx
-from digits.data.folder import ImageFolder
+from digits.data.folder import ImageFolder  # noqa: F401 - one of them
 from digits.errors import UserError
 
 if TYPE_CHECKING:
     from digits.data.images import Loaded
-
-__all__ = [
-    "DataSet",
-    "Emnist",
-    "FashionMnist",
-    "ImageFolder",
-    "Kmnist",
-    "Mnist",
-    "Mnist5k",
-    "Qmnist",
-    "Usps",
-    "data_sets",
-    "form_of",
-    "named",
-]
 
 Arrays = tuple[np.ndarray, np.ndarray]  # pixels (N, H, W), uint8, and targets (N,)
 DIGITS = tuple("0123456789")
@@ -176,11 +161,7 @@ class _OfTorchvision(_Published):
         self._read(download=True)
 
     def load(self) -> "Loaded":
-        """Training and test images, in the files' order.
-
-        Raises:
-            UserError: if a file is missing, damaged or not what it should be.
-        """
+        """Training and test images, in the files' order; a UserError names the file that is missing or damaged."""
         return self._read(download=False)
 
     def _read(self, download: bool) -> "Loaded":

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from digits.data.batches import Batches, TrainingBatches
-from digits.data.datasets import DataSet, named
+from digits.data.dataset import DataSet
+from digits.data.datasets import named
 from digits.data.files import MissingFileError, lock
 from digits.data.images import Loaded, TensorImages, fingerprint, image_hashes, pixel_statistics
 from digits.data.settings import DataSettings, TrainedData
@@ -129,13 +130,12 @@ class DigitsDataModule(L.LightningDataModule):
         Raises:
             UserError: if the data cannot be had, and `offline_fallback` is off or a damaged file is in the way.
         """
-        if self.class_names:  # loaded
-            return
-        try:
-            with lock(self.root):
-                self.data_set.fetch()
-        except MissingFileError as error:
-            self._fall_back(error)
+        if not self.class_names:
+            try:
+                with lock(self.root):
+                    self.data_set.fetch()
+            except MissingFileError as error:
+                self._fall_back(error)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and splits the data, all stages at once: MNIST takes a second and 55 MB.
@@ -143,7 +143,7 @@ class DigitsDataModule(L.LightningDataModule):
         Raises:
             UserError: if a file is missing or damaged, or a class has too few images for the splits.
         """
-        if self.class_names:
+        if self.class_names:  # it is loaded
             return
         try:
             loaded = self.data_set.load()
@@ -155,9 +155,6 @@ class DigitsDataModule(L.LightningDataModule):
 
     def use(self, loaded: Loaded, splits: Splits) -> None:
         """Takes these splits of what was loaded."""
-        self.splits = splits
-        self.class_names = loaded.class_names
-        self.fingerprint = fingerprint(loaded)
         self.in_channels, self.image_size = loaded.train.images.shape[1:3]
         mean, std = ([], []) if self.mean and self.std else pixel_statistics(splits.train.images)
         self.mean, self.std = (
@@ -167,6 +164,7 @@ class DigitsDataModule(L.LightningDataModule):
             raise UserError(
                 "data.std=null: all training pixels of a channel are equal, so give the number to divide by"
             )
+        self.splits, self.class_names, self.fingerprint = splits, loaded.class_names, fingerprint(loaded)
 
     def _fall_back(self, reason: MissingFileError) -> None:
         stand_in = self.data_set.stand_in
