@@ -2,8 +2,6 @@
 # uv makes the environment before each command; if it is missing, it is fetched into .uv/.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 ARGS ?=
-# Coverage is meaningful for the whole suite only.
-COVERAGE := $(if $(ARGS),,--cov)
 # The tests of a file run in one process: some build on the results of earlier ones.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
@@ -19,8 +17,8 @@ train: $(UV) ## train, test, draw and save (ARGS="optimizer=sgd")
 eval: $(UV) ## evaluate the newest run, or a checkpoint (ARGS="ckpt_path=...")
 	$(UV) run eval.py $(ARGS)
 
-test: $(UV) ## the test suite without its slow part, and its coverage of src/digits
-	$(UV) run pytest $(PARALLEL) $(COVERAGE) $(ARGS)
+test: $(UV) ## the test suite without its slow part (ARGS=--cov: and its coverage of src/digits, which takes longer)
+	$(UV) run pytest $(PARALLEL) $(ARGS)
 
 test-all: $(UV) ## the whole test suite, with full trainings and the commands of README and docs
 	$(UV) run pytest $(PARALLEL) -m "" $(ARGS)

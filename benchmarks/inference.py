@@ -91,7 +91,7 @@ def main() -> None:
         one_image = "  ".join(f"{name}: {1000 * values[-1]:.3f} ms" for name, values in latency.items())
         print(f"round {round_ + 1}/{arguments.rounds}  {one_image}", flush=True)
 
-    network_name = checkpoint["hyper_parameters"]["model"]["_target_"].rpartition(".")[2]
+    network_name = checkpoint.settings["model"]["_target_"].rpartition(".")[2]
     device = describe_device(torch.device("cpu"))
     versions = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
     print(f"\n{path}\n{network_name}, {device}, {versions}, load average at the start {load:.1f}")

@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""Writes are atomic: a file is complete or absent, whatever happens while it is written."""
 
 import errno
 import os

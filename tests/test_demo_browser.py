@@ -316,7 +316,7 @@ def test_camera(browser, url: str) -> None:
     expect(visit.labels).to_have_text(["5"])
     frames = len(visit.requests)
     page.wait_for_timeout(600)
-    assert len(visit.requests) > frames  # it goes on by itself
+    assert len(visit.requests) > frames  # it continues by itself
     page.get_by_role("button", name="Stop the camera").click()
     expect(visit.labels).to_have_count(0)
     page.wait_for_timeout(300)

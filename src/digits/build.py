@@ -1,6 +1,5 @@
 """From a config's groups to objects: besides the scripts, the one place that sees a config."""
 
-import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +26,7 @@ from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
+from digits.validation import parameters_of, target_of
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +105,9 @@ def _callbacks(cfg: DictConfig, run: Run, validated: bool) -> Iterator[Callback]
     for name, part in cfg.callbacks.items():
         if not part:
             continue
-        kind = get_object(part._target_)
+        kind = target_of(f"callbacks.{name}", part)
         arguments = _direction(f"callbacks.{name}", part, kind)
-        if "run" in inspect.signature(kind).parameters:
+        if "run" in parameters_of(kind):
             arguments["run"] = run
         if part.get("dirpath") is not None:
             arguments["dirpath"] = str(run.folder / part.dirpath)
@@ -121,7 +121,7 @@ def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
     network = instantiate(cfg.model, **data.shape, _convert_="all")
     validated = bool(len(data.splits.val) and cfg.trainer.limit_val_batches)
     _check_comes("scheduler", cfg.scheduler, validated)
-    schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg.scheduler, get_object(cfg.scheduler._target_))
+    schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg.scheduler, target_of("scheduler", cfg.scheduler))
     when = {name: schedule.pop(name) for name in ("interval", "frequency", "monitor") if name in schedule}
     optimizer, scheduler = (instantiate(part, _convert_="all") for part in (cfg.optimizer, schedule))
     _rehearse(optimizer, scheduler)
@@ -175,8 +175,7 @@ def _direction(key: str, part: DictConfig, kind: Any) -> dict[str, Any]:
     mode = direction_of(part.monitor, key)
     if part.get("mode") not in (None, mode):
         raise UserError(f"{key}.mode={part.mode}: of {part.monitor}, the {mode}imum is best. Leave mode out")
-    parameters = inspect.signature(kind).parameters.values()
-    takes_mode = any(one.name == "mode" or one.kind == one.VAR_KEYWORD for one in parameters)
+    takes_mode = any(one.name == "mode" or one.kind == one.VAR_KEYWORD for one in parameters_of(kind).values())
     return {"mode": mode} if takes_mode else {}
 
 

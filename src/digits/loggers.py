@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.image import imread
 from omegaconf import DictConfig, OmegaConf
 
 from digits.runs.run import Run
+from digits.validation import target_of
 
 
 def open_loggers(configs: DictConfig, run: Run, step: int | None) -> list[Logger]:
@@ -25,25 +26,31 @@ def open_loggers(configs: DictConfig, run: Run, step: int | None) -> list[Logger
         step: where the run resumes, if it does: what was logged from there on is logged again.
     """
     loggers: list[Logger] = []
-    for config in filter(None, configs.values()):
-        kind = get_class(config._target_)
+    for name, config in configs.items():
+        if not config:
+            continue
+        kind = target_of(f"logger.{name!s}", config)
         arguments: dict[str, Any] = {}
         if config.get("save_dir") is not None:
             arguments["save_dir"] = str(run.folder / config.save_dir)
-        if issubclass(kind, WandbLogger):
+        if _is(kind, WandbLogger):
             # Drawn here: W&B's own would be known too late for a run that is interrupted.
             arguments["id"] = run.before.get("wandb_id") or config.get("id") or secrets.token_hex(8)
             arguments["name"] = config.get("name") or str(run.home)
-        elif issubclass(kind, MLFlowLogger):
+        elif _is(kind, MLFlowLogger):
             arguments["run_name"] = config.get("run_name") or str(run.home)
             arguments["run_id"] = run.before.get("mlflow_run_id") if step is not None else None
-        elif issubclass(kind, TensorBoardLogger) and step is not None:
+        elif _is(kind, TensorBoardLogger) and step is not None:
             arguments["purge_step"] = step
         logger = instantiate(config, **arguments)
         if isinstance(logger, CSVLogger) and step is not None:
             _restore_rows(logger, step)
         loggers.append(logger)
     return loggers
+
+
+def _is(kind: Any, logger: type[Logger]) -> bool:
+    return isinstance(kind, type) and issubclass(kind, logger)
 
 
 def _restore_rows(logger: CSVLogger, step: int) -> None:

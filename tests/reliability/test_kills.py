@@ -1,4 +1,4 @@
-"""What a crash or a full disk leaves: a run that goes on with the same bits, and no file that is half-written.
+"""What a crash or a full disk leaves: a run that resumes with the same bits, and no file that is half-written.
 
 DIGITS_KILLS sets the number of kills, DIGITS_FUZZ_SEED the random moments; both are printed.
 """
@@ -78,7 +78,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(
         while killed < KILLS // len(SETTINGS):
             process = start(*(words if folder is None else [f"resume={folder}"]))
             deadline = time.monotonic() + 120
-            while folder is None and time.monotonic() < deadline:  # until there is something to go on with
+            while folder is None and time.monotonic() < deadline:  # until there is something to resume
                 folder = next((tmp_path / "cut" / "train" / "runs").glob("*/config.yaml"), Path("-")).parent
                 folder = folder if folder.name else None
                 time.sleep(0.05)

@@ -99,7 +99,7 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4)
 
 
-def test_sweep_of_distributed_jobs_goes_on_after_a_failure(tmp_path: Path) -> None:
+def test_sweep_of_distributed_jobs_continues_after_a_failure(tmp_path: Path) -> None:
     answer = run("train", "-m", *SHORT, *DDP, "optimizer.lr=0.001,-1,0.002", f"log_dir={tmp_path}")
     assert answer.returncode == 1
     assert answer.stderr.count("Invalid learning rate: -1") == 1
@@ -116,7 +116,7 @@ def test_divergence_of_all_processes_is_one_line(tmp_path: Path) -> None:
     assert [record["status"] for record in records(tmp_path, "train/runs/*").values()] == ["failed"]
 
 
-def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_other_and_the_run_resumes(tmp_path: Path) -> None:
     words = ["data=mnist5k", "model=fast", *DDP, "trainer.max_epochs=3", "data.batch_size=5", f"log_dir={tmp_path}"]
     first = subprocess.Popen(
         [sys.executable, "train.py", *words, "checkpoint_every_seconds=0.5"],
@@ -144,7 +144,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path: Path) -> 
     assert record["epochs"] == 3
 
 
-def test_a_job_that_slurm_preempts_and_requeues_goes_on(tmp_path: Path) -> None:
+def test_a_job_that_slurm_preempts_and_requeues_resumes(tmp_path: Path) -> None:
     """With a stand-in for `scontrol requeue`, which ends the job as SLURM does; no SLURM is needed."""
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()

@@ -95,7 +95,7 @@ def test_csv_has_a_row_for_each_job_and_what_differs(swept: Path, summary: Summa
     assert "learning rate" in rows[5]["error"]
 
 
-def test_seeds_are_folded_into_mean_and_deviation(swept: Path, summary: Summary) -> None:
+def test_seeds_are_folded_into_mean_and_sd(swept: Path, summary: Summary) -> None:
     one = records(swept)
     expected = {}
     for lr, jobs in {"0.001": one[:2], "0.01": one[2:4]}.items():

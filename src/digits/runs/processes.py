@@ -100,8 +100,10 @@ def leave(line: str) -> NoReturn:
     Lightning kills the first process once one that it started fails. So the first one gets time to say what is wrong;
     in a sweep it has further jobs to do, and is not to be killed at all.
     """
-    first = os.getppid()
-    time.sleep(GRACE_SECONDS)
+    grace = GRACE_SECONDS if IN_SWEEP in os.environ else 3 * GRACE_SECONDS
+    first, until = os.getppid(), time.monotonic() + grace
+    while os.getppid() == first and time.monotonic() < until:
+        time.sleep(0.1)
     if started_by_lightning() and (IN_SWEEP in os.environ or os.getppid() != first):
         sys.exit(0)
     print(f"error: {line} (in process {os.environ.get('RANK') or os.environ.get('LOCAL_RANK')})", file=sys.stderr)
