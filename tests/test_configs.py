@@ -22,6 +22,7 @@ from PIL import Image
 
 from digits.command import CONFIGS
 from digits.data import DigitsDataModule
+from digits.data.settings import DataSettings
 
 CHOICES = sorted((path.parent.relative_to(CONFIGS).as_posix(), path.stem) for path in CONFIGS.glob("*/*.yaml"))
 LAUNCHERS = sorted(path.stem for path in (CONFIGS / "hydra" / "launcher").glob("*.yaml"))
@@ -137,10 +138,9 @@ def test_data_root_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_datas_arguments_are_all_there_are() -> None:
-    """The data files' keys are the data module's arguments: no key without a reader, none missing."""
-    arguments = inspect.signature(DigitsDataModule).parameters.keys() - {"augmentation"}
+    """The data files' keys are the settings of the data: no key without a reader, none missing."""
     files = [OmegaConf.to_container(OmegaConf.load(path)) for path in (CONFIGS / "data").glob("*.yaml")]
-    assert set().union(*files) - {"_target_", "defaults"} == arguments
+    assert set().union(*files) - {"_target_", "defaults"} == DataSettings.model_fields.keys()
 
 
 @pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "scheduler"])

@@ -41,6 +41,9 @@ def test_argument_out_of_range_is_named(argument: str, value: object) -> None:
         ({"folds": 5, "fold": 5}, "data.fold=5: with data.folds=5, it lies between 0 and 4"),
         ({"folds": 5, "fold": -1}, "data.fold=-1"),
         ({"root": ""}, "DIGITS_DATA"),
+        ({"channels": 3}, "data.channels=3: the images of mnist are grey"),
+        ({"std": [0.2, 0.3]}, r"data.std=\[0.2, 0.3\]: give one number, or one for each of 1 channels"),
+        ({"size": 3}, "data.size: there is no such setting"),
     ],
 )
 def test_arguments_that_do_not_go_together(arguments: dict, message: str) -> None:

@@ -20,7 +20,7 @@ from digits.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# By a file's first bytes.
+# By the first bytes of a file.
 IDX_TYPES: dict[bytes, np.dtype] = {b"\0\0\x08": np.dtype(np.uint8), b"\0\0\x0c": np.dtype(">i4")}
 DAMAGES = (ValueError, OSError, EOFError, zlib.error)  # what an IDX file that is damaged, packed or not, can raise
 MOST_IDX_BYTES = 2**28  # unpacked: more than the largest of these data sets (EMNIST) has
@@ -65,9 +65,7 @@ class IdxFiles:
         """The array in each file, in the order of `unpacked`.
 
         Raises:
-            MissingFileError: if a file is nowhere.
-            DamagedFileError: if one is there, but is not the original.
-            UserError: if one cannot be read.
+            UserError: a MissingFileError, a DamagedFileError, or one that says why a file cannot be read.
         """
         return [self._find(name) for name in self.unpacked]
 
@@ -75,9 +73,7 @@ class IdxFiles:
         """Downloads each file that is nowhere, or damaged.
 
         Raises:
-            MissingFileError: if a missing file cannot be downloaded.
-            DamagedFileError: if a damaged one cannot.
-            UserError: if the folder cannot be read or written.
+            UserError: as of `read`, if a file cannot be downloaded; or the folder cannot be written.
         """
         for name in self.unpacked:
             try:
@@ -92,7 +88,7 @@ class IdxFiles:
 
     def _find(self, name: str) -> np.ndarray:
         """The array in the first sound file with this name; else raises what is wrong with the first that is there."""
-        problems = []
+        problems: list[UserError] = []
         for path in (folder / file for folder in self.folders for file in (f"{name}.gz", name)):
             with _in_folder(path, "read"):
                 try:
@@ -105,13 +101,13 @@ class IdxFiles:
             if md5(unpacked) == self.unpacked[name]:
                 return parse_idx(unpacked)
             reason = idx_problem(content, classes=10) or "not the original"
-            problems.append(
+            damage = (
                 f"{path}: damaged, or another file: {reason} ({len(content):,} bytes with MD5 {md5(content)}, expected"
                 f" {self.packed[f'{name}.gz']}). Replace it, or delete it to have it downloaded"
             )
-        if problems:
-            raise DamagedFileError(problems[0])
-        raise MissingFileError(f"{self.folders[0] / name}.gz: no such file")
+            problems.append(DamagedFileError(damage))
+        problems.append(MissingFileError(f"{self.folders[0] / name}.gz: no such file"))
+        raise problems[0]
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class _Kept(Settings):
 
 
 class DataSettings(_Kept):
-    """What `DigitsDataModule` is made with; configs/data/mnist.yaml says more of each."""
+    """What `DigitsDataModule` is made with; the comments of configs/data/*.yaml say more of each."""
 
     dataset: str = "mnist"  # a name in `digits.data.datasets`
     root: Annotated[str | None, BeforeValidator(_as_text)] = "data"  # folder that holds, or will hold, its files
