@@ -21,8 +21,7 @@ from digits.console import as_text
 from digits.errors import UserError
 from digits.metrics import OBJECTIVE, direction_of
 from digits.runs.differences import REPEATED, Differences, flat, settings_of
-from digits.runs.run import CONFIG, RECORD, Run, natural, read_yaml
-from digits.runs.sweeps import PLAN
+from digits.runs.run import CONFIG, PLAN, RECORD, Run, natural, read_yaml
 
 UNFINISHED = ("failed", "interrupted", "running", "crashed", "unreadable")  # pruned is an end that the search meant
 FACTS = ("val/acc", "test/acc", "train_seconds", "duration_seconds", "status", "error", "tested_epoch", "git_commit")

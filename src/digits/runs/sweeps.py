@@ -19,9 +19,8 @@ from omegaconf.errors import InterpolationResolutionError
 from digits.atomic import atomic_write
 from digits.errors import UserError
 from digits.overrides import log_dir, quoted
-from digits.runs.run import CONFIG, natural
+from digits.runs.run import CONFIG, PLAN, natural
 
-PLAN = "jobs"  # a folder in the sweep's
 BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 
 
