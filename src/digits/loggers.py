@@ -120,3 +120,4 @@ def log_hyperparameters(trainer: L.Trainer, run: Run) -> None:
             logger.log_hyperparams(shown)
             logger.log_metrics(best)
             logger.save()
+    flush(trainer.loggers)
