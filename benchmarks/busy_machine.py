@@ -19,10 +19,9 @@ SETTINGS = {
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
 }
-STEPS = 400
 
 
-def train() -> float:
+def train(steps: int) -> float:
     """Seconds of so many steps, after a few that do not count."""
     import torch
 
@@ -32,7 +31,7 @@ def train() -> float:
     network = CNN(channels=(16, 32), hidden=64, strided_stem=True).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters())
     images, target = torch.randn(100, 1, 28, 28), torch.randint(10, (100,))
-    for step in range(STEPS + 20):
+    for step in range(steps + 20):
         if step == 20:
             start = time.perf_counter()
         torch.nn.functional.cross_entropy(network(images), target).backward()
@@ -41,12 +40,12 @@ def train() -> float:
     return time.perf_counter() - start
 
 
-def child(setting: dict[str, str]) -> float:
+def child(setting: dict[str, str], steps: int) -> float:
     """Seconds of a training in a process with this environment; importing digits would set it otherwise."""
     kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     # An empty variable counts as the user's own choice, and libgomp takes it for none.
     environment = {**kept, "GOMP_SPINCOUNT": "", **setting}
-    code = "from benchmarks.busy_machine import train; print(train())"
+    code = f"from benchmarks.busy_machine import train; print(train({steps}))"
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
@@ -54,21 +53,23 @@ def child(setting: dict[str, str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each (default: 3)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
+    arguments = parser.parse_args()
+    rounds, steps = arguments.rounds, arguments.steps
     seconds: dict[tuple[str, bool], list[float]] = {}
     for round_ in range(rounds):
         for busy in (False, True):
             other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
             try:
                 for name, setting in SETTINGS.items():
-                    seconds.setdefault((name, busy), []).append(child(setting))
+                    seconds.setdefault((name, busy), []).append(child(setting, steps))
                     print(
                         f"round {round_ + 1}/{rounds}  busy={busy}  {name}: {seconds[name, busy][-1]:.1f} s", flush=True
                     )
             finally:
                 if other:
                     other.kill()
-    print(f"\n| {STEPS} steps | idle | beside a busy process |\n|---|---|---|")
+    print(f"\n| {steps} steps | idle | beside a busy process |\n|---|---|---|")
     for name in SETTINGS:
         idle, busy_ = (seconds[name, busy] for busy in (False, True))
         cells = [

@@ -47,8 +47,8 @@ MEASURED = {
     "make benchmark": ["benchmarks.epoch_time", "--rounds", "1"],
     "python -m benchmarks.accuracy": ["benchmarks.accuracy", "--rows", "fast", "--seeds", "1"],
     "python -m benchmarks.inference": ["benchmarks.inference", "--rounds", "1"],
-    "python -m benchmarks.busy_machine": ["benchmarks.busy_machine", "--rounds", "1"],
-    "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--epochs", "1"],
+    "python -m benchmarks.busy_machine": ["benchmarks.busy_machine", "--rounds", "1", "--steps", "10"],
+    "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--seeds", "1", "--epochs", "1"],
 }
 CI = (PROJECT / ".ci" / "run").read_text()
 
