@@ -48,8 +48,8 @@ def main() -> None:
     serial, parallel = (statistics.median(values) for values in seconds.values())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
-        f"{jobs} jobs on {cores} cores: {serial:.1f} s one after the other, {parallel:.1f} s with hydra/launcher=joblib:"
-        f" {serial / parallel:.2f} times as fast"
+        f"{jobs} jobs on {cores} cores: {serial:.1f} s one after the other, {parallel:.1f} s with"
+        f" hydra/launcher=joblib: {serial / parallel:.2f} times as fast"
     )
 
 
