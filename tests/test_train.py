@@ -442,7 +442,7 @@ def test_learning_rate_is_found_and_used(command: Command) -> None:
     cfg = yaml.safe_load((outcome.folder / "config.yaml").read_text())
     assert 1e-4 < cfg["optimizer"]["lr"] < 1e-1
     assert cfg["optimizer"]["lr"] != 0.001
-    assert cfg["scheduler"]["max_lr"] == cfg["optimizer"]["lr"]
+    assert cfg["scheduler"]["max_lr"] == "auto"
     checkpoint = torch.load(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["optimizer"]["lr"] == cfg["optimizer"]["lr"]
     given = command("train", *SHORT, f"optimizer.lr={cfg['optimizer']['lr']}", "scheduler=onecycle")

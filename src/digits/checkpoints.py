@@ -1,8 +1,8 @@
 """Checkpoints: weights with what rebuilds the network and its data, and the figures of these very weights.
 
 `hyper_parameters` of a checkpoint is plain data: `model`, `data` and `precision` rebuild the network, its data and
-its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, for the record. `digits_format` says
-which version of this project can read it.
+its figures; the rest (optimizer, scheduler, augmentation, mixing, seed) is the recipe, for the record. `digits_format`
+says which version of this project can read it.
 """
 
 import os
@@ -69,7 +69,8 @@ class Checkpoint:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The run's settings: `model`, `data`, `precision`, `optimizer`, `scheduler`, `augmentation`, `seed`."""
+        """The run's settings: `model`, `data`, `precision`, `optimizer`, `scheduler`, `augmentation`,
+        `mixing`, `seed`."""
         return self.content["hyper_parameters"]
 
     @property

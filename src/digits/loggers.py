@@ -107,7 +107,7 @@ def log_hyperparameters(trainer: L.Trainer, run: Run) -> None:
     They are logged under `best/...`: under their own names they would put a point into the epochs' curves.
     """
     settings: Any = OmegaConf.to_container(run.config)
-    shown = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
+    shown = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "mixing", "seed")}
     shown["data"] = {name: settings["data"][name] for name in ("dataset", "batch_size")}
     for part in shown.values():
         if isinstance(part, dict):

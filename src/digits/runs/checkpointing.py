@@ -190,7 +190,7 @@ def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any], processe
         problem = f"not to resume from, it has no {', '.join(sorted(lacking))}"
     elif len(checkpoint.content["train_metrics"]) != processes:
         problem = f"of {len(checkpoint.content['train_metrics'])} processes, and this run has {processes}"
-    for name in ("model", "optimizer", "scheduler", "augmentation", "seed", "data"):
+    for name in ("model", "optimizer", "scheduler", "augmentation", "mixing", "seed", "data"):
         ours, theirs = settings[name], checkpoint.settings.get(name, {})
         if name == "data":  # which may have moved
             ours, theirs = ({key: value for key, value in part.items() if key != "root"} for part in (ours, theirs))
