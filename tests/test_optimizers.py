@@ -106,6 +106,12 @@ def test_a_setting_that_the_optimizer_has_not_is_named() -> None:
         make_optimizer(torch.optim.Rprop, CNN(), no_decay=True)
 
 
+def test_a_groups_setting_out_of_range_is_the_optimizers_error() -> None:
+    for make in (ADAMW, partial(MuonAdamW, lr=0.02)):
+        with pytest.raises(ValueError, match=r"-1"):
+            make_optimizer(make, CNN(), [{"params": "*.bias", "lr": -1.0}])
+
+
 def stepped(optimizer: torch.optim.Optimizer, network: nn.Module, sample: DigitsDataModule, steps: int) -> None:
     batch = sample.splits.train
     for step in range(steps):

@@ -199,7 +199,9 @@ def _rehearse(classifier: Classifier) -> None:
         optimizer = make_optimizer(classifier.make_optimizer, network, classifier.groups, classifier.no_decay)
         part = "scheduler"
         scheduler = make_schedule(classifier.make_scheduler, optimizer, lambda _: 10)
-        optimizer.step()
+        part = "optimizer"
+        optimizer.step(lambda: torch.zeros(()))  # some, as LBFGS, need the loss
+        part = "scheduler"
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(0.0)
         else:

@@ -34,15 +34,22 @@ def make_optimizer(
 
     Raises:
         UserError: if a pattern matches nothing, a setting is none of the optimizer's, or there is nothing to train.
+        ValueError: as the optimizer's class has it, for a setting out of range.
     """
     wanted = {"network": network} if "network" in parameters_of(make) else {}
     optimizer = make(parameter_groups(network, groups, no_decay), **wanted)
-    given = [("groups", name) for group in groups for name in group if name != "params"]
+    given = [("groups", name) for group in groups for name in _settings(group)]
     for key, name in [*given, *([("no_decay", "weight_decay")] if no_decay else [])]:
         if name not in optimizer.defaults:  # torch would take it, and nobody read it
             kind, known = type(optimizer).__name__, ", ".join(optimizer.defaults)
             raise UserError(f"optimizer.{key}: {kind} has no setting {name}. There are: {known}")
+    for group in groups:  # its constructor checks what it is given for all parameters; of a group torch takes lr=-1
+        make(parameter_groups(network, (), False), **_settings(group), **wanted)
     return optimizer
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
 
 
 def parameter_groups(
