@@ -62,7 +62,7 @@ def test_directions() -> None:
     ece = MetricEntry.of("ece", {"_target_": f"{TORCHMETRICS}CalibrationError"})
     assert direction_of("val/ece", "scheduler", [ece]) == "min"
     assert direction_of("val/loss", "scheduler", []) == LOSS.direction == "min"
-    with pytest.raises(UserError, match="scheduler.monitor=val/acc: there are train/loss, val/loss, val/ece"):
+    with pytest.raises(UserError, match=r"scheduler.monitor=val/acc: there are train/loss, val/loss, val/ece"):
         direction_of("val/acc", "scheduler", [ece])
     assert list(logged(default_entries(), ["test"])) == [
         f"test/{name}" for name in ("loss", "acc", "precision", "recall", "f1")

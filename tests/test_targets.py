@@ -95,7 +95,7 @@ def test_trust_in_a_package_is_none_in_what_it_imports(payload: Path) -> None:
 def test_a_target_that_cannot_be_had_is_named() -> None:
     with pytest.raises(UserError, match=r"model._target_=nowhere.Net: names nothing that can be made \(No module"):
         target_of("model", {"_target_": "nowhere.Net"})
-    with pytest.raises(UserError, match="model={}: names nothing that can be made .it has no _target_"):
+    with pytest.raises(UserError, match=r"model={}: names nothing that can be made .it has no _target_"):
         target_of("model", {})
 
 
