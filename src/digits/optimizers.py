@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from digits.errors import UserError
-from digits.validation import parameters_of
+from digits.targets import parameters_of
 
 NAMES_SHOWN = 4  # of parameters, where a pattern matches none
 # Their parameters may have several dimensions; those of the other normalisation layers have one.
