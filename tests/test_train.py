@@ -113,14 +113,17 @@ def test_config_is_resolved(trained: Path) -> None:
 
 
 def test_tensorboard_has_curves_figures_and_hyperparameters(trained: Path, record: dict) -> None:
-    events = EventAccumulator(str(trained / "tensorboard"))
-    events.Reload()
+    runs = {stage: EventAccumulator(str(trained / "tensorboard" / stage)) for stage in ("train", "val", "")}
+    for run in runs.values():
+        run.Reload()
+    events = runs[""]
+    assert {"curves/loss", "curves/acc"} <= set(runs["train"].Tags()["scalars"]) & set(runs["val"].Tags()["scalars"])
+    assert len(runs["val"].Scalars("curves/acc")) == 3
+    assert [event.step for event in runs["train"].Scalars("curves/loss_step")] == [49, 99]  # of 120 steps
     scalars = events.Tags()["scalars"]
-    assert {"train/loss", "train/acc", "val/loss", "val/acc", "test/acc", "best/test/acc"} <= set(scalars)
-    assert not [tag for tag in scalars if "hp_metric" in tag]
-    assert len(events.Scalars("val/acc")) == 3
-    assert events.Scalars("best/test/acc")[-1].value == pytest.approx(record["test/acc"])
-    assert set(events.Tags()["images"]) == set(FIGURES)
+    assert {tag.partition("/")[0] for tag in scalars} == {"tested"}
+    assert events.Scalars("tested/test/acc")[-1].value == pytest.approx(record["test/acc"])
+    assert set(events.Tags()["images"]) == {f"pictures/{name}" for name in FIGURES}
 
     [start] = [
         data.session_start_info
@@ -135,7 +138,7 @@ def test_tensorboard_has_curves_figures_and_hyperparameters(trained: Path, recor
         for tag, content in events.summary_metadata.items()
         if tag == "_hparams_/experiment"
     ]
-    assert "best/test/acc" in {metric.name.tag for metric in experiment.metric_infos}
+    assert "tested/test/acc" in {metric.name.tag for metric in experiment.metric_infos}
 
 
 def test_what_it_prints(command: Command) -> None:

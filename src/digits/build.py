@@ -26,7 +26,7 @@ from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
-from digits.validation import parameters_of, target_of
+from digits.validation import make, parameters_of, target_of
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _callbacks(cfg: DictConfig, run: Run, validated: bool) -> Iterator[Callback]
             arguments["dirpath"] = str(run.folder / part.dirpath)
         if not (isinstance(kind, type) and issubclass(kind, CheckpointCallback)):
             _check_comes(f"callbacks.{name}", part, validated)  # without validation there is no best checkpoint
-        yield instantiate(part, **arguments)
+        yield make(f"callbacks.{name}", part, Callback, **arguments)
 
 
 def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 
@@ -32,6 +32,7 @@ FilePath = Annotated[Path, BeforeValidator(_as_path), Field(strict=False)]  # fr
 S = TypeVar("S", bound=Settings)
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def read_settings(kind: type[S], cfg: DictConfig) -> S:
@@ -66,6 +67,19 @@ def target_of(key: str, part: Any) -> Any:
         what = f"{key}._target_={target}" if target else f"{key}={part}"
         reason = textwrap.shorten(str(error), 200) if target else "it has no _target_"
         raise UserError(f"{what}: names nothing that can be made ({reason})") from error
+
+
+def make(key: str, part: DictConfig, base: type[T], **arguments: Any) -> T:
+    """Makes what a part of the config names, with further arguments.
+
+    Raises:
+        UserError: if that is nothing of the kind `base`.
+    """
+    kind = target_of(key, part)
+    made = instantiate(part, **arguments) if not isinstance(kind, type) or issubclass(kind, base) else None
+    if not isinstance(made, base):
+        raise UserError(f"{key}._target_={part._target_}: makes no {base.__name__}. Name a class of that kind")
+    return made
 
 
 def parameters_of(function: Any) -> Mapping[str, inspect.Parameter]:

@@ -53,10 +53,10 @@ def test_one_run_one_folder_one_set_of_figures(distributed: Path) -> None:
     record = json.loads((folder / "metrics.json").read_text())
     assert record["status"] == "completed"
     assert record["device"].startswith("2 × CPU")
-    events = EventAccumulator(str(folder / "tensorboard"))
+    events = EventAccumulator(str(folder / "tensorboard" / "val"))
     events.Reload()
-    assert len(events.Scalars("val/acc")) == 2
-    assert len({path.name.split(".")[-2] for path in (folder / "tensorboard").glob("events*")}) == 1  # process number
+    assert len(events.Scalars("curves/acc")) == 2
+    assert len({path.name.split(".")[-2] for path in (folder / "tensorboard").rglob("events*")}) == 1  # process number
     assert (folder / "train.log").read_text().count("epoch  1/2") == 1
     with (folder / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
