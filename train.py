@@ -34,7 +34,7 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
 
     # Tune: what is found goes into the config, as if it had been given
     if (cfg.find_batch_size or cfg.find_lr) and not resumed:
-        tuning.tune(cfg, data, trainer, lambda: build.classifier(cfg, data))
+        tuning.tune(cfg, run, data, trainer, lambda: build.classifier(cfg, data))
         seed_everything(cfg.seed, workers=True, verbose=False)
 
     # Network, optimizer and schedule; the checkpoints keep, as plain types, what rebuilds them

@@ -24,6 +24,7 @@ from digits.overrides import (
     check_job,
     given_values,
     job_overrides,
+    name_in_folder,
     quote_foreign_letters,
 )
 from digits.runs import processes, sweeps
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Tells runs apart that start in the same second.
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+# Cached, as a sweep over names has one folder.
+OmegaConf.register_new_resolver("name_in_folder", name_in_folder, use_cache=True, replace=True)
 # A resumed run stays in its folder.
 OmegaConf.register_new_resolver("folder_of_run", lambda resume, new: str(resume or new), replace=True)
 OmegaConf.register_new_resolver("folder_of_job", lambda resume, new: Path(resume).name if resume else new, replace=True)
@@ -159,6 +162,8 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
             changed = {override.partition("=")[0] for override in given}
             kept = [old for old in run.before.get("overrides", []) if old.partition("=")[0] not in changed]
             run.update(overrides=[*kept, *given])
+            if "name" in cfg:
+                run.update(name=None if cfg.name is None else str(cfg.name), tags=[*map(str, cfg.tags)])
             return task(cfg, run)
     except Exception as error:
         if one_line(error) and not in_sweep:

@@ -35,10 +35,10 @@ class SweepFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.job.config_name != "train":  # evaluations are not compared
             return
-        SweepFolder.current = Path(config.hydra.sweep.dir)
-        if config.hydra.sweeper._target_ == BASIC_SWEEPER and config.resume is None:
-            # What does not compose is refused by the sweeper itself, a moment later.
-            with suppress(HydraException, InterpolationResolutionError):
+        # What does not compose is refused by the sweeper itself, a moment later.
+        with suppress(HydraException, InterpolationResolutionError):
+            SweepFolder.current = Path(config.hydra.sweep.dir)
+            if config.hydra.sweeper._target_ == BASIC_SWEEPER and config.resume is None:
                 _plan(config, SweepFolder.current)
 
 
