@@ -8,6 +8,7 @@ import secrets
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -148,8 +149,9 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
     """Runs a task in its run's folder."""
     folder, resume = Path(HydraConfig.get().runtime.output_dir), cfg.get("resume")
     run, in_sweep = Run(folder, resumes=resume), HydraConfig.get().mode == RunMode.MULTIRUN
+    shown = sweeps.one_line_each(run) if in_sweep and HydraConfig.get().job.config_name == "train" else nullcontext()
     try:
-        with run:
+        with shown, run:
             if in_sweep and not resume:
                 run.save_config(cfg)  # the sweep's table tells the settings of a job that fails on them
             check_job(cfg)
@@ -174,7 +176,6 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
 def _end_job(error: Exception, config_name: str) -> None:
     """Says why a job of a sweep ended; the sweep continues with the next one."""
     if isinstance(error, Pruned):
-        log.info("%s", error)
         return
     line = one_line(error, config_name)
     if line is None or FULL_ERRORS:

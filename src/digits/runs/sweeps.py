@@ -1,9 +1,11 @@
-"""Sweeps: where one is, the plan of its jobs, how it resumes, its table at the end."""
+"""Sweeps: where one is, the plan of its jobs, what it says of each, how it resumes, its table at the end."""
 
+import logging
+import re
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from digits.atomic import atomic_write
 from digits.errors import UserError
-from digits.overrides import log_dir, quoted
-from digits.runs.run import CONFIG, PLAN, natural
+from digits.metrics import OBJECTIVE
+from digits.overrides import job_overrides, log_dir, quoted, sweep_overrides
+from digits.runs.run import CONFIG, NO_SETTING, PLAN, Run, natural
 
 BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
+
+log = logging.getLogger(__name__)
 
 
 class SweepFolder(Callback):
@@ -40,6 +45,8 @@ class SweepFolder(Callback):
             SweepFolder.current = Path(config.hydra.sweep.dir)
             if config.hydra.sweeper._target_ == BASIC_SWEEPER and config.resume is None:
                 _plan(config, SweepFolder.current)
+            if jobs := plan_of(SweepFolder.current):
+                log.info("%d jobs in %s", len(jobs), SweepFolder.current)
 
 
 def _plan(config: DictConfig, folder: Path) -> None:
@@ -61,6 +68,46 @@ def _plan(config: DictConfig, folder: Path) -> None:
     for name, text in configs.items():
         with atomic_write(folder / PLAN / f"{name}.yaml") as part:
             part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def one_line_each(run: Run) -> Iterator[None]:
+    """Shows of a job a line when it starts and a line when it ends, and its warnings; its log file keeps everything."""
+    consoles = [
+        handler
+        for handler in logging.root.handlers
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+    ]
+    settings = _settings(run)
+    for handler in consoles:
+        handler.addFilter(_is_shown)
+    log.info("job %s starts%s", run.folder.name, f": {settings}" if settings else "")
+    try:
+        yield
+    finally:
+        ended = Run(run.folder)
+        facts = [f"{name} {ended.facts[name]:.4f}" for name in (OBJECTIVE, "test/acc") if ended.facts.get(name)]
+        facts = [settings, *facts, f"{ended.facts.get('duration_seconds') or 0:.1f} s", str(run.folder)]
+        log.info("job %s %s: %s", run.folder.name, ended.status, "  ".join(filter(None, facts)))
+        for handler in consoles:
+            handler.removeFilter(_is_shown)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name == __name__
+
+
+def _settings(run: Run) -> str:
+    """The overrides that set a job apart from the others of its sweep; all of them where that is not known."""
+    swept: set[str] = set()
+    with suppress(OSError, OmegaConfBaseException):
+        hydra = OmegaConf.load(run.folder.parent / "multirun.yaml").hydra
+        params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+        swept = {override.get_key_element() for override in sweep_overrides([*params, *hydra.overrides.task])}
+    given = run.before.get("overrides", job_overrides())
+    given = [one for one in given if one.partition("=")[0].lstrip("+~") not in NO_SETTING - {"name"}]
+    settings = " ".join([one for one in given if one.partition("=")[0] in swept] or given)
+    return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda number: f"{float(number[0]):.4g}", settings)
 
 
 def plan_of(folder: Path) -> list[Path]:
