@@ -21,6 +21,7 @@ from digits.errors import Pruned, UserError
 from digits.messages import flat, one_line
 from digits.overrides import (
     CONFIGS,
+    adopt_targets,
     check_arguments,
     check_job,
     given_values,
@@ -83,6 +84,8 @@ def command(config_name: str, keeps_run: bool = True) -> Callable[[Callable[...,
         def main() -> None:
             _survive_any_output()
             before, environment = sys.argv, dict(os.environ)
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.append(here)  # for a package of the user's, as `python -m` has it
             sweeps.SweepFolder.current = None
             # Under `uv run`, Ray would copy the project for its jobs and rebuild their environment without extras.
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -141,7 +144,7 @@ def _resumed(arguments: list[str]) -> list[str]:
     if sweep and sweep != ["None"]:
         return sweeps.resume_sweep_arguments(arguments, sweep[0])
     if "--multirun" not in arguments and (requeued := requeued_run(arguments)):
-        return resume_arguments([], str(requeued))
+        return resume_arguments([one for one in arguments if one.startswith("trust=")], str(requeued))
     return arguments
 
 
@@ -152,6 +155,8 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
     shown = sweeps.one_line_each(run) if in_sweep and HydraConfig.get().job.config_name == "train" else nullcontext()
     try:
         with shown, run:
+            if not resume:
+                adopt_targets(cfg, job_overrides())
             if in_sweep and not resume:
                 run.save_config(cfg)  # the sweep's table tells the settings of a job that fails on them
             check_job(cfg)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digits.metrics import OBJECTIVE
 from digits.runs.run import Run
-from digits.validation import make, parameters_of, target_of
+from digits.targets import make_kind, parameters_of, target_of
 
 
 class CurvesLogger(TensorBoardLogger):
@@ -92,7 +92,7 @@ def open_loggers(configs: DictConfig, run: Run, step: int | None) -> list[Logger
             arguments["run_id"] = run.before.get("mlflow_run_id") if step is not None else None
         elif _is(kind, TensorBoardLogger) and step is not None:
             arguments["purge_step"] = step
-        logger = make(key, config, Logger, **arguments)  # type: ignore[type-abstract]
+        logger = make_kind(key, config, Logger, **arguments)  # type: ignore[type-abstract]
         if isinstance(logger, CSVLogger) and step is not None:
             _restore_rows(logger, step)
         loggers.append(logger)

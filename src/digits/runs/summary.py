@@ -19,14 +19,13 @@ from rich.table import Table
 from digits.atomic import atomic_write
 from digits.console import as_text
 from digits.errors import UserError
-from digits.metrics import OBJECTIVE, direction_of
+from digits.metrics import OBJECTIVE
 from digits.runs.differences import REPEATED, Differences, flat, settings_of
 from digits.runs.run import CONFIG, PLAN, RECORD, Run, natural, read_yaml
 
 UNFINISHED = ("failed", "interrupted", "running", "crashed", "unreadable")  # pruned is an end that the search meant
 FACTS = ("val/acc", "test/acc", "train_seconds", "duration_seconds", "status", "error", "tested_epoch", "git_commit")
 DRAWN = 40  # configurations: more rows make a poster, not a figure
-SIGN = 1 if direction_of(OBJECTIVE, "summary") == "max" else -1
 NO_CONFIG = f"its {CONFIG} is missing or damaged"
 
 
@@ -104,7 +103,7 @@ class Configuration:
     def score(self) -> float:
         """The mean of the objective, the higher the better; nothing measured is the worst."""
         values = self.values(OBJECTIVE)
-        return SIGN * mean(values) if values else -math.inf
+        return mean(values) if values else -math.inf
 
     @property
     def names(self) -> str:
