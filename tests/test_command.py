@@ -76,6 +76,12 @@ ERRORS = {
     "trainer.devices=0": "devices=0",
     "trainer.precision=7": "Precision 7 is invalid",
     "optimizer.lr=1e30": "training diverged",
+    "+logger.mine._target_=torch.nn.Identity": "logger.mine._target_=torch.nn.Identity: makes no Logger",
+    "+logger.mine._target_=nowhere.Mine": "logger.mine._target_=nowhere.Mine: names nothing that can be made",
+    "+callbacks.mine._target_=torch.nn.Identity": "callbacks.mine._target_=torch.nn.Identity: makes no Callback",
+    "+callbacks.mine._target_=os.getcwd": "callbacks.mine._target_=os.getcwd: makes no Callback",
+    "name=a/b": "name=a/b: a folder is named by it. Give 1 to 60 letters, digits and . _ + -",
+    "tags=paper": "tags=paper: not a list",
 }
 
 

@@ -151,3 +151,15 @@ def test_without_a_checkpoint_it_is_the_newest_run(command: Command) -> None:
         assert outcome.code == 0, outcome.err
         assert outcome.record["test/acc"] == trained.record["test/acc"]
         assert outcome.record["ckpt_path"] == str(trained.folder / "checkpoints" / "best.ckpt")
+
+
+def test_without_a_mistake_there_is_no_picture_of_them(command: Command, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / "eval" / "runs" / "again"
+    folder.mkdir(parents=True)
+    (folder / "misclassified.png").write_bytes(b"of an earlier test")
+    one = ("trainer.limit_test_batches=1", "data.eval_batch_size=1", "figures=true", f"hydra.run.dir={folder}")
+    outcome = command("eval", f"ckpt_path={trained}", *one)
+    assert outcome.code == 0, outcome.err
+    assert outcome.record["misclassification"]["errors"] == 0
+    assert (folder / "confusion_matrix.png").exists()
+    assert not (folder / "misclassified.png").exists()

@@ -162,7 +162,7 @@ def test_before_the_first_checkpoint_it_restarts_from_scratch(command: Command, 
 
 
 def test_a_finished_run_says_so_and_takes_more_epochs(command: Command) -> None:
-    first = command("train", *SMALL, "trainer.max_epochs=2")
+    first = command("train", *SMALL, "trainer.max_epochs=2", "name=baseline", "tags=[paper]")
     before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file() and path.suffix != ".log"}
     again = command("train", f"resume={first.folder}")
     assert again.code == 0
@@ -173,6 +173,7 @@ def test_a_finished_run_says_so_and_takes_more_epochs(command: Command) -> None:
 
     more = command("train", f"resume={first.folder}", "trainer.max_epochs=3")
     assert more.code == 0, more.err
+    assert (more.record["name"], more.record["tags"]) == ("baseline", ["paper"])
     assert_same(more, command("train", *SMALL))
     assert OmegaConf.load(more.folder / "config.yaml").trainer.max_epochs == 3
 

@@ -306,6 +306,7 @@ def test_failed_job_does_not_stop_the_sweep(command: Command) -> None:
     outcome = command("train", "-m", *SHORT, "trainer.limit_train_batches=5", "model.dropout=0.5,2,0.3")
     assert outcome.code == 1
     assert "dropout=2: should be less than or equal to 1" in outcome.err
+    assert "job 1 failed: model.dropout=2  " in outcome.out
     status = [json.loads((outcome.folder / str(job) / "metrics.json").read_text())["status"] for job in range(3)]
     assert status == ["completed", "failed", "completed"]
 
@@ -440,8 +441,11 @@ def test_wandb_keeps_an_offline_run(command: Command) -> None:
 
 
 def test_learning_rate_is_found_and_used(command: Command) -> None:
-    outcome = command("train", *SHORT, "find_lr=true", "scheduler=onecycle")
+    undrawn = [f"callbacks.{name}.draw=false" for name in ("data_figures", "history", "test_report")]
+    outcome = command("train", *SHORT, "find_lr=true", "scheduler=onecycle", "figures=true", *undrawn)
     assert outcome.code == 0, outcome.err
+    assert {path.name for path in outcome.folder.glob("*.png")} == {"find_lr.png"}
+    assert "confusion_matrix.png" not in (outcome.folder / "MODEL_CARD.md").read_text()
     cfg = yaml.safe_load((outcome.folder / "config.yaml").read_text())
     assert 1e-4 < cfg["optimizer"]["lr"] < 1e-1
     assert cfg["optimizer"]["lr"] != 0.001
@@ -500,7 +504,31 @@ def test_nothing_may_wait_for_a_validation_that_is_not_there(word: str, message:
     assert "epoch " not in outcome.out
 
 
-# Sweeps
+# Names and sweeps
+
+
+def test_name_and_tags_show_wherever_the_run_does(command: Command) -> None:
+    words = [*SHORT, "trainer.limit_train_batches=1", "name=Größe-2", "tags=[paper,1]"]
+    outcome = command("train", *words)
+    assert outcome.code == 0, outcome.err
+    assert "_Größe-2_" in outcome.folder.name
+    assert (outcome.record["name"], outcome.record["tags"]) == ("Größe-2", ["paper", "1"])
+    assert "\nRun: Größe-2. Tags: paper, 1.\n" in (outcome.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert yaml.safe_load((outcome.folder / "tensorboard" / "hparams.yaml").read_text())["name"] == "Größe-2"
+    sweep = command("train", "-m", *words, "seed=1,2")
+    assert "_Größe-2_" in sweep.folder.name
+    with (sweep.folder / "summary.csv").open(encoding="utf-8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["Größe-2"] * 2
+
+
+def test_names_may_be_swept_over(command: Command) -> None:
+    outcome = command("train", "-m", *SHORT, "trainer.limit_train_batches=1", "name=a,b/c")
+    assert outcome.code == 1
+    assert [json.loads((outcome.folder / job / "metrics.json").read_text())["status"] for job in "01"] == [
+        "completed",
+        "failed",
+    ]
+    assert outcome.err.count("name=b/c: a folder is named by it") == 1
 
 
 def test_sweep_ends_with_a_summary(command: Command) -> None:
@@ -517,6 +545,17 @@ def test_sweep_ends_with_a_summary(command: Command) -> None:
     ]
     assert "data" not in rows[0]  # the same in all
     assert "Best setting by mean val/acc on mnist5k" in outcome.out
+    lines = outcome.out.partition("\n\n")[0].splitlines()
+    assert [line.partition(":")[0] for line in lines[-8:]] == [
+        f"job {job} {what}" for job in range(4) for what in ("starts", "completed")
+    ]
+    assert lines[-2] == "job 3 starts: optimizer=sgd seed=2"
+    record = json.loads((outcome.folder / "3" / "metrics.json").read_text())
+    figures = f"val/acc {record['val/acc']:.4f}  test/acc {record['test/acc']:.4f}"
+    assert lines[-1].startswith(f"job 3 completed: optimizer=sgd seed=2  {figures}  ")
+    assert lines[-1].endswith(f" s  {outcome.folder / '3'}")
+    assert "test set of mnist5k" not in outcome.out
+    assert "test set of mnist5k" in (outcome.folder / "3" / "train.log").read_text()
     assert {"summary.csv", "summary.md", "summary.png"} <= {path.name for path in outcome.folder.iterdir()}
 
 
@@ -533,7 +572,8 @@ def test_resumed_sweep_runs_only_what_is_not_done(command: Command) -> None:
     after = {job: (sweep / job / "metrics.json").read_text() for job in "0123"}
     assert [after[job] == before[job] for job in "0123"] == [True, False, True, False]
     assert all(exact(json.loads(after[job])) == exact(json.loads(before[job])) for job in "0123")
-    assert resumed.out.count("finished: ") == 2
+    assert ["finished: " in (sweep / job / "train.log").read_text() for job in "0123"] == [True, False, True, False]
+    assert resumed.out.count(" completed: ") == 4
     with (sweep / "summary.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["completed"] * 4
 

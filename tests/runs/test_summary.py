@@ -392,3 +392,17 @@ def test_hopeless_configuration_does_not_hide_the_others() -> None:
     a, b, c = (axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] for x in (0.99, 0.98, 0.1))
     assert 0 < c < b < a < 1
     assert a - b > 0.05
+
+
+def test_a_name_is_a_column_and_no_setting(tmp_path: Path) -> None:
+    for seed, name in ((1, "first"), (2, "second"), (3, None)):
+        own = [f"name={name}"] if name else []
+        config = {"seed": seed, "name": name, "tags": [str(seed)]}
+        job(tmp_path / str(seed), *own, f"seed={seed}", config=config, val=0.9, name=name, tags=[str(seed)])
+    summary = summary_of(tmp_path)
+    [configuration] = summary.configurations
+    assert len(configuration.jobs) == 3
+    assert summary._table()[0][0] == "name"
+    assert summary._table()[1][0] == "first, second"
+    assert configuration.commands == ["python train.py -m seed=1,2,3"]
+    assert summary.differing.keys() == {"seed"}
