@@ -112,6 +112,17 @@ def test_config_is_resolved(trained: Path) -> None:
     assert yaml.safe_load(text)["data"]["dataset"] == "mnist5k"
 
 
+def session_of(events: EventAccumulator) -> plugin_data_pb2.SessionStartInfo:
+    """What the HPARAMS tab knows of a run's settings."""
+    [start] = [
+        data.session_start_info
+        for tag, content in events.summary_metadata.items()
+        if tag == "_hparams_/session_start_info"
+        for data in [plugin_data_pb2.HParamsPluginData.FromString(content.plugin_data.content)]
+    ]
+    return start
+
+
 def test_tensorboard_has_curves_figures_and_hyperparameters(trained: Path, record: dict) -> None:
     runs = {stage: EventAccumulator(str(trained / "tensorboard" / stage)) for stage in ("train", "val", "")}
     for run in runs.values():
@@ -125,12 +136,7 @@ def test_tensorboard_has_curves_figures_and_hyperparameters(trained: Path, recor
     assert events.Scalars("tested/test/acc")[-1].value == pytest.approx(record["test/acc"])
     assert set(events.Tags()["images"]) == {f"pictures/{name}" for name in FIGURES}
 
-    [start] = [
-        data.session_start_info
-        for tag, content in events.summary_metadata.items()
-        if tag == "_hparams_/session_start_info"
-        for data in [plugin_data_pb2.HParamsPluginData.FromString(content.plugin_data.content)]
-    ]
+    start = session_of(events)
     assert start.hparams["optimizer/lr"].number_value == 0.001
     assert start.hparams["seed"].number_value == 1
     [experiment] = [
@@ -514,7 +520,9 @@ def test_name_and_tags_show_wherever_the_run_does(command: Command) -> None:
     assert "_Größe-2_" in outcome.folder.name
     assert (outcome.record["name"], outcome.record["tags"]) == ("Größe-2", ["paper", "1"])
     assert "\nRun: Größe-2. Tags: paper, 1.\n" in (outcome.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert yaml.safe_load((outcome.folder / "tensorboard" / "hparams.yaml").read_text())["name"] == "Größe-2"
+    events = EventAccumulator(str(outcome.folder / "tensorboard"))
+    events.Reload()
+    assert session_of(events).hparams["name"].string_value == "Größe-2"
     sweep = command("train", "-m", *words, "seed=1,2")
     assert "_Größe-2_" in sweep.folder.name
     with (sweep.folder / "summary.csv").open(encoding="utf-8") as file:

@@ -48,7 +48,7 @@ def test_stopped_search_resumes_and_its_best_can_be_had_again(command: Command, 
         assert f"optimizer.lr={trial.params['optimizer.lr']}" in record["overrides"]
         assert f"callbacks.pruning.trial={trial.number}" in record["overrides"]
     assert [outcome.out.count(" completed: ") for outcome in (first, second, third)] == [2, 1, 0]
-    assert "\njob 2 starts: optimizer=" in second.out
+    assert "job 2 starts: optimizer=" in second.out
     assert "all 3 trials are finished" in third.out
     assert f"best: trial {study.best_trial.number}, val/acc {study.best_value:.4f}" in third.out
 
