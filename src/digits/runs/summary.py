@@ -276,23 +276,15 @@ class Summary:
         columns = list(self._differences.columns) or ["configuration"]
         repeated = [REPEATED[key] for key in self.differing if key in REPEATED]
         counted = repeated[0] if len(repeated) == 1 else "runs"
-<<<<<<< HEAD
         named = any(one.names for one in self.configurations)
         first = [*(["name"] if named else []), *(["data set"] if several else [])]
-        table = [[*first, *columns, "val/acc", "test/acc", counted, "seconds"]]
-        for one in self.configurations:
-            settings = one.settings.values() or ["the same in all"]
-            figures = [one.accuracy("val/acc"), one.accuracy("test/acc"), str(len(one.jobs)), one.seconds]
-            first = [*([one.names] if named else []), *([one.dataset] if several else [])]
-            table.append([*first, *settings, *figures])
-=======
-        table = [[*(["data set"] if several else []), *columns, *self.metrics, counted, "seconds"]]
+        table = [[*first, *columns, *self.metrics, counted, "seconds"]]
         for one in self.configurations:
             settings = one.settings.values() or ["the same in all"]
             figures = [one.figure(name, entry.percent) for name, entry in self.metrics.items()]
             figures += [str(len(one.jobs)), one.seconds]
-            table.append([*([one.dataset] if several else []), *settings, *figures])
->>>>>>> main
+            first = [*([one.names] if named else []), *([one.dataset] if several else [])]
+            table.append([*first, *settings, *figures])
         return table
 
     def _settings(self, job: Job) -> dict[str, str]:
@@ -338,22 +330,14 @@ class Summary:
         names = [*self.metrics, *FACTS]
         with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-<<<<<<< HEAD
             named = ["name"] if any(job.run.facts.get("name") for job in self.jobs) else []
-            writer.writerow(["job", *named, *self.differing, *(["dataset"] if several else []), *FACTS, "folder"])
-=======
-            writer.writerow(["job", *self.differing, *(["dataset"] if several else []), *names, "folder"])
->>>>>>> main
+            writer.writerow(["job", *named, *self.differing, *(["dataset"] if several else []), *names, "folder"])
             for job in self.jobs:
                 settings = self._settings(job)
                 facts = job.run.facts | {"status": job.status, "error": job.error}
                 data = [job.run.dataset] if several else []
-<<<<<<< HEAD
                 values = [*(facts.get(key) for key in named), *(settings.get(key) for key in self.differing), *data]
-                values += [facts.get(name) for name in FACTS]
-=======
-                values = [*(settings.get(key) for key in self.differing), *data, *(facts.get(name) for name in names)]
->>>>>>> main
+                values += [facts.get(name) for name in names]
                 writer.writerow([job.name, *values, job.run.folder])
 
     def write_figure(self, path: Path, title: str) -> None:
