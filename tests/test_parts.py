@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from digits.errors import UserError
 from digits.losses import CrossEntropy
 from digits.metrics import MetricEntry, default_entries
-from digits.networks import CNN, Resized
+from digits.networks import CNN
 from digits.parts import (
     load_pretrained,
     loss_settings,
@@ -19,6 +19,7 @@ from digits.parts import (
     rehearse,
     without_pretraining,
 )
+from digits.resized import Resized
 
 SHAPE = {"in_channels": 1, "num_classes": 10, "image_size": 28}
 MOBILENET = {"_target_": "torchvision.models.mobilenet_v3_small"}
@@ -36,7 +37,7 @@ def test_a_class_gets_what_it_has_parameters_for() -> None:
 def test_a_network_that_takes_other_images() -> None:
     settings = network_settings(MOBILENET, SHAPE, image_size=64, channels=3)
     assert settings == {
-        "_target_": "digits.networks.Resized",
+        "_target_": "digits.resized.Resized",
         "network": {**MOBILENET, "num_classes": 10},
         "image_size": 64,
         "channels": 3,
@@ -65,7 +66,7 @@ def test_pretraining_is_not_asked_for_again() -> None:
     """What is rebuilt gets its weights from the checkpoint."""
     timm = {"_target_": "timm.create_model", "model_name": "resnet18", "pretrained": True}
     assert without_pretraining(timm) == {"_target_": "timm.create_model", "model_name": "resnet18"}
-    nested = {"_target_": "digits.networks.Resized", "network": {**MOBILENET, "weights": "DEFAULT"}}
+    nested = {"_target_": "digits.resized.Resized", "network": {**MOBILENET, "weights": "DEFAULT"}}
     assert without_pretraining(nested)["network"] == MOBILENET
     assert without_pretraining({"weights": 3, "pretrained": False}) == {"weights": 3, "pretrained": False}
 

@@ -11,7 +11,6 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -22,13 +21,12 @@ from digits.callbacks import Advice, ProgressBar
 from digits.checkpoints import AtomicCheckpoints, Checkpoint
 from digits.classifier import Classifier
 from digits.data import DigitsDataModule
-from digits.data.datasets import named
 from digits.errors import UserError
 from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of, entries
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
-from digits.targets import check_kind, make_kind, parameters_of, target_of
+from digits.targets import make_kind, parameters_of, target_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     found.setup()
     if found.dataset != cfg.data.dataset:  # the fall-back
         cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)
-    run.update(dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
+    run.update(seed=cfg.seed, dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
     log.info("%s", report.data_statistics(found))
     return found
 
@@ -119,32 +117,8 @@ def _callbacks(cfg: DictConfig, run: Run, validated: bool) -> Iterator[Callback]
         yield make_kind(f"callbacks.{name}", part, Callback, **arguments)
 
 
-def rehearse(cfg: DictConfig) -> None:
-    """Tries out network, loss and metrics on random images, before any data is read, where its shape is known by then.
-
-    Raises:
-        UserError: naming the part that does not work.
-    """
-    for group, base in (("callbacks", Callback), ("logger", Logger)):
-        for key, part in ((f"{group}.{name}", part) for name, part in cfg[group].items() if part):
-            check_kind(key, part, target_of(key, part), base)
-    ours = cfg.data._target_ == f"{DigitsDataModule.__module__.rpartition('.')[0]}.{DigitsDataModule.__qualname__}"
-    shape = named(cfg.data.dataset)(subset=cfg.data.get("subset")).announced if ours else None
-    with torch.random.fork_rng(devices=[]):  # the run's own random numbers stay as they are
-        if shape:
-            _rehearsed(cfg, shape)
-
-
-def _rehearsed(cfg: DictConfig, shape: dict[str, int]) -> None:
-    settings = _network_settings(cfg, shape)
-    loss = instantiate(parts.loss_settings(_plain(cfg.loss), None, shape["num_classes"]), _convert_="all")
-    network = parts.make_network(parts.without_pretraining(settings), None, cfg.freeze)
-    names = {name: f"{name}._target_={cfg[name]._target_}" for name in ("model", "loss")}
-    parts.rehearse(network, loss, entries(cfg.metrics), shape, names)
-
-
-def _network_settings(cfg: DictConfig, shape: dict[str, int]) -> dict[str, Any]:
-    return parts.network_settings(_plain(cfg.model), shape, **_plain(cfg.model_input))
+def _network_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
+    return parts.network_settings(_plain(cfg.model), data.shape, **_plain(cfg.model_input))
 
 
 def _loss_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
@@ -153,7 +127,7 @@ def _loss_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
 
 def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
     """The network for the data's images and classes, with its loss, metrics, optimizer and schedule."""
-    network = parts.make_network(_network_settings(cfg, data.shape), cfg.pretrained, cfg.freeze)
+    network = parts.make_network(_network_settings(cfg, data), cfg.pretrained, cfg.freeze)
     validated = bool(len(data.splits.val) and cfg.trainer.limit_val_batches)
     _check_comes("scheduler", cfg.scheduler, validated)
     schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg, target_of("scheduler", cfg.scheduler))
@@ -196,7 +170,7 @@ def settings(cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer) -> dic
     """What a checkpoint keeps, as plain types: what rebuilds network, loss, metrics and data, and the recipe."""
     plain = _plain(cfg)
     recipe = {name: plain[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
-    recipe["model"] = parts.without_pretraining(_network_settings(cfg, data.shape))
+    recipe["model"] = parts.without_pretraining(_network_settings(cfg, data))
     recipe |= {"loss": _loss_settings(cfg, data), "metrics": plain["metrics"]}
     return {**recipe, "data": data.settings, "precision": trainer.precision}
 

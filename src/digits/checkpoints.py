@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from digits.data import DigitsDataModule
 
 FORMAT = 3  # raise it with each change of what a checkpoint holds
-OURS = "digits.networks."  # of these, a file may choose every argument: they check them
+OURS = ("digits.networks.", "digits.resized.")  # of these, a file may choose every argument: they check them
 MOST = 100_000  # of any other class's numbers: a file must not ask for endless layers
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint

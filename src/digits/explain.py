@@ -109,7 +109,7 @@ def _feature_maps(network: "nn.Module") -> "nn.Module":
     """
     from torch import nn
 
-    from digits.networks import Resized
+    from digits.resized import Resized
 
     inner = network.network if isinstance(network, Resized) else network
     named = [getattr(inner, name) for name in ("features", "layer4") if hasattr(inner, name)]

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from sklearn.utils import compute_class_weight
 from torch import Tensor, nn
 
 from digits.errors import UserError, one_line_errors
 from digits.metrics import MetricEntry, metric_collection
-from digits.networks import Resized
+from digits.resized import Resized
 from digits.targets import parameters_of, target_of
 
 RESIZED = f"{Resized.__module__}.{Resized.__qualname__}"
@@ -131,6 +130,8 @@ def loss_settings(loss: Mapping[str, Any], target: np.ndarray | None, num_classe
     if "num_classes" in parameters_of(target_of("loss", loss)):
         settings["num_classes"] = num_classes
     if settings.get("class_weights") == "balanced":
+        from sklearn.utils import compute_class_weight  # here, as it takes a second
+
         classes = np.arange(num_classes)
         weights = compute_class_weight("balanced", classes=classes, y=classes if target is None else target)
         settings["class_weights"] = weights.tolist()

@@ -41,6 +41,7 @@ def tune(
 
             figure = figures.learning_rates(tried["lr"], tried["loss"], cfg.optimizer.lr, data.title)
             log_picture(trainer, run.save_figure("find_lr", figure))
+    L.seed_everything(cfg.seed, workers=True, verbose=False)  # training starts as if nothing had been tried
 
 
 def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> int:
