@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from digits.errors import UserError
 from digits.overrides import given_values, job_overrides, log_dir, quoted
 from digits.runs.run import CONFIG, Run, newest_run
-from digits.targets import untrusted
+from digits.targets import packages, untrusted
 
 # What may change: how long the run takes, and where things are.
 RESUME_KEYS = (
@@ -98,7 +98,7 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"resume={cfg.resume}: its {CONFIG} is missing or damaged ({error})") from error
     given = {override.partition("=")[0] for override in job_overrides()}
-    problem = untrusted(OmegaConf.to_container(saved), cfg.trust)
+    problem = untrusted(OmegaConf.to_container(saved), packages(cfg.trust))
     if pruning:
         problem = "a trial of a search. A search resumes when its command is run again"
     if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and "auto" in schedule.values():
