@@ -1,6 +1,7 @@
 """python -m digits.crossval: each image is predicted once, by a network that has not seen it."""
 
 import csv
+import importlib
 import json
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ from digits.crossval import cross_validate
 from digits.data.datasets import Mnist5k
 from digits.errors import UserError
 
+SMALL = ["data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=10", "figures=false"]
+
 
 def crossval(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -32,8 +35,7 @@ def crossval(*words: str) -> subprocess.CompletedProcess:
 def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a cross-validation in three parts, and what it printed."""
     logs = tmp_path_factory.mktemp("crossval")
-    words = ["folds=3", "data=mnist5k", "trainer.max_epochs=1", "trainer.limit_train_batches=10", f"log_dir={logs}"]
-    answer = crossval(*words)
+    answer = crossval("folds=3", *SMALL, f"log_dir={logs}")
     assert answer.returncode == 0, answer.stderr
     [folder] = (logs / "crossval").iterdir()
     return folder, answer.stdout
@@ -100,14 +102,26 @@ def test_command_line_that_cannot_work_is_one_line(words: list[str], message: st
     assert "\n" not in str(refused.value)
 
 
-def test_trains_the_folds_that_are_missing(validated: tuple[Path, str], tmp_path: Path) -> None:
+def test_trains_the_folds_that_are_missing(
+    validated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = subprocess.run
+
+    def here(words: list, **settings: object) -> object:
+        if Path(words[1]).name != "train.py":
+            return elsewhere(words, **settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", words[1:])
+            importlib.import_module("train").main()
+        return SimpleNamespace(returncode=0)
+
     folder = shutil.copytree(validated[0], tmp_path / "copy")
     expected = dict(np.load(folder / "out_of_fold.npz"))
     (folder / "out_of_fold.npz").unlink()
     shutil.rmtree(folder / "2")
-    answer = crossval(f"resume_sweep={folder}")
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("finished: ") == 2
+    monkeypatch.setattr(subprocess, "run", here)
+    assert cross_validate([f"resume_sweep={folder}"]) == 0
+    assert capsys.readouterr().out.count("finished: ") == 2
     found = np.load(folder / "out_of_fold.npz")
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 

@@ -28,7 +28,8 @@ def summary_of(*paths: Path) -> Summary:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a sweep: two learning rates that train, one that cannot; two seeds. Not to be changed."""
     logs = tmp_path_factory.mktemp("swept")
-    words = ["-m", "data=mnist5k", "trainer.max_epochs=1", "trainer.limit_train_batches=5", f"log_dir={logs}"]
+    words = ["-m", "data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
+    words += ["figures=false", f"log_dir={logs}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", *words, "optimizer.lr=0.001,0.01,-1", "seed=1,2"])
         with pytest.raises(SystemExit):
