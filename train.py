@@ -24,6 +24,7 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
     from digits.metrics import OBJECTIVE
     from digits.runs import checkpointing
 
+    build.rehearse(cfg)
     run.update(seed=cfg.seed)
     seed_everything(cfg.seed, workers=True, verbose=False)
     resumed = checkpointing.to_resume(run)

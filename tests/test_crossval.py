@@ -1,7 +1,6 @@
 """python -m digits.crossval: each image is predicted once, by a network that has not seen it."""
 
 import csv
-import importlib
 import json
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, call
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold
 
@@ -110,10 +109,7 @@ def test_trains_the_folds_that_are_missing(
     def here(words: list, **settings: object) -> object:
         if Path(words[1]).name != "train.py":
             return elsewhere(words, **settings)
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", words[1:])
-            importlib.import_module("train").main()
-        return SimpleNamespace(returncode=0)
+        return SimpleNamespace(returncode=call("train", *words[2:]))
 
     folder = shutil.copytree(validated[0], tmp_path / "copy")
     expected = dict(np.load(folder / "out_of_fold.npz"))

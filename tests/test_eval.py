@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from conftest import Command, call
 from sklearn.metrics import accuracy_score, log_loss
 
 SMALL = ["data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=20", "figures=false"]
@@ -77,16 +77,10 @@ def test_network_trained_on_the_sample_can_be_tested_on_mnist(
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Checkpoints of two different little networks."""
-    import importlib
-    import sys
-
     paths = []
     for seed, dropout in ((1, 0.5), (2, 0.1)):
         logs = tmp_path_factory.mktemp("member")
-        words = [*SMALL, f"seed={seed}", f"model.dropout={dropout}", f"log_dir={logs}"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["train.py", *words])
-            importlib.import_module("train").main()
+        assert call("train", *SMALL, f"seed={seed}", f"model.dropout={dropout}", f"log_dir={logs}") == 0
         paths += logs.glob("train/runs/*/checkpoints/best.ckpt")
     return paths
 

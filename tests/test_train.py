@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import fcntl
-import importlib
 import io
 import json
 import os
@@ -20,7 +19,7 @@ from typing import ClassVar
 import pytest
 import torch
 import yaml
-from conftest import PROJECT, Command
+from conftest import PROJECT, Command, call
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -304,10 +303,8 @@ def test_unreachable_mnist_is_an_error_if_asked(command: Command, tmp_path: Path
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a sweep over two optimizers and two seeds, and what it printed. Not to be changed."""
     logs, printed = tmp_path_factory.mktemp("swept"), io.StringIO()
-    words = ["train.py", "-m", *SHORT, *FEW, "optimizer=adam,sgd", "seed=1,2", f"log_dir={logs}"]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr(sys, "argv", words)
-        importlib.import_module("train").main()
+    with contextlib.redirect_stdout(printed):
+        assert call("train", "-m", *SHORT, *FEW, "optimizer=adam,sgd", "seed=1,2", f"log_dir={logs}") == 0
     [folder] = (logs / "train" / "multiruns").iterdir()
     return folder, printed.getvalue()
 

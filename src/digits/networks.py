@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models import DenseNet as TorchvisionDenseNet
@@ -181,6 +182,34 @@ class Ensemble(nn.Module):
         logits = [member(images.to(next(member.parameters()).dtype)).float() for member in self.members]
         log_probabilities = torch.stack(logits).log_softmax(dim=2)  # (members, B, num_classes)
         return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
+
+
+class Resized(nn.Module):
+    """A network that takes other images than the data has: they are resized first, and grey is repeated for RGB.
+
+    Args:
+        network: from normalised images (B, channels, image_size, image_size) to logits.
+        image_size: height and width that it takes, in pixels; None: as the images are.
+        channels: that it takes; None: as the images are.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+
+    @checked_arguments
+    def __init__(self, network: nn.Module, image_size: Count | None = None, channels: Count | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.image_size, self.channels = image_size, channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps normalised images (B, C, H, W) to logits (B, num_classes)."""
+        if self.channels and images.shape[1] == 1:
+            images = images.expand(-1, self.channels, -1, -1)
+        if self.image_size and images.shape[2] != self.image_size:
+            size, smaller = (self.image_size, self.image_size), self.image_size < images.shape[2]
+            images = F.interpolate(images, size, mode="bilinear", antialias=smaller)
+        return self.network(images)
 
 
 class RawPixels(nn.Module):

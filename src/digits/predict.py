@@ -13,7 +13,7 @@ from pydantic import model_validator
 from digits.atomic import atomic_write
 from digits.command import command
 from digits.pictures.answers import Answer, ImagePaths, output_names, read_files, report_failures
-from digits.validation import FilePath, Settings, read_settings
+from digits.validation import FilePath, Settings, Trust, read_settings
 
 log = logging.getLogger(__name__)
 COLUMNS = ["file", "position", "label", "probability", "runner_up", "runner_up_probability"]
@@ -27,6 +27,7 @@ class PredictSettings(Settings):
     mode: Literal["digit", "line"]
     output: FilePath | None
     save_preprocessed: FilePath | None
+    trust: Trust
     log_dir: FilePath
 
     @model_validator(mode="after")
@@ -51,7 +52,7 @@ def main(cfg: DictConfig) -> None:
     from digits.runs.run import newest_checkpoint
 
     checkpoint = settings.ckpt_path or newest_checkpoint(settings.log_dir)
-    classifier = load_classifier(checkpoint)
+    classifier = load_classifier(checkpoint, trust=settings.trust)
     log.info("model:  %s, trained on %s", checkpoint, classifier.facts.dataset)
     read = classifier.predict_line if settings.mode == "line" else lambda path: [classifier.predict(path)]
     answers = list(read_files(settings.images, read))
