@@ -30,7 +30,7 @@ from digits.overrides import READ_BY_BUILD
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
 from digits.schedules import make_schedule
-from digits.targets import parameters_of, target_of
+from digits.targets import make_kind, parameters_of, target_of
 
 TRIES = 10  # of an augmentation: what it does by chance should be among them
 
@@ -160,7 +160,7 @@ def _callbacks(cfg: DictConfig, run: Run, validated: bool) -> Iterator[Callback]
             arguments["dirpath"] = str(run.folder / part.dirpath)
         if not (isinstance(kind, type) and issubclass(kind, CheckpointCallback)):
             _check_comes(f"callbacks.{name}", part, validated)  # without validation there is no best checkpoint
-        yield instantiate(part, **arguments)
+        yield make_kind(f"callbacks.{name}", part, Callback, **arguments)
 
 
 def _network_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:

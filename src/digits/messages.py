@@ -44,7 +44,12 @@ def one_line(error: BaseException, config_name: str = "") -> str | None:
         case OSError() if error.filename is not None:
             return f"{error.filename}: {error.strerror}"
         case OmegaConfBaseException():
-            return f"{flat(str(error).partition('    full_key:')[0])} (in {error.full_key})"
+            said = (
+                str(error)
+                .partition("    full_key:")[0]
+                .removeprefix("UserError raised while resolving interpolation: ")
+            )
+            return f"{flat(said)} (in {error.full_key})"
     return None
 
 

@@ -39,6 +39,7 @@ EXAMPLES = {
     **dict.fromkeys(("predict", "explain"), "images={}"),
     **dict.fromkeys(("eval", "export", "demo"), "ckpt_path={}"),
 }
+NAME = re.compile(r"[\w.+-]{1,60}")  # of a run: it becomes part of its folder's
 INTEGER, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 # In an override's value: what is quoted already, or an item with letters that Hydra's grammar does not know.
 QUOTED_OR_FOREIGN = re.compile(
@@ -92,6 +93,17 @@ def sweep_overrides(arguments: Iterable[str]) -> list[Override]:
 
 def is_group(key: str) -> bool:
     return bool(key) and (CONFIGS / key).is_dir()
+
+
+def name_in_folder(name: object) -> str:
+    """A run's name as part of its folder's; nothing where there is none.
+
+    Raises:
+        UserError: for a name that could lead elsewhere, or has to be quoted in a shell.
+    """
+    if name is not None and not NAME.fullmatch(str(name)):
+        raise UserError(f"name={name}: a folder is named by it. Give 1 to 60 letters, digits and . _ + -")
+    return "" if name is None else f"{name}_"
 
 
 def choices_of(group: str) -> list[str]:
@@ -166,6 +178,7 @@ def check_job(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the override.
     """
+    name_in_folder(cfg.get("name"))
     if problem := _job_problem(cfg):
         raise UserError(problem)
 
