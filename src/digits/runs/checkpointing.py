@@ -185,7 +185,7 @@ def check_resumed(checkpoint: Checkpoint | None, settings: Mapping[str, Any], tr
         problem = f"of {len(content['train_metrics'])} processes, and this run has {processes}"
     elif epochs is not None and 0 <= epochs < content["epoch"]:
         problem = f"{content['epoch']} epochs are over already, and trainer.max_epochs={epochs}"
-    for name in ("model", "loss", "metrics", "optimizer", "scheduler", "augmentation", "seed", "data"):
+    for name in (key for key in settings if key != "precision"):
         ours, theirs = settings[name], checkpoint.settings.get(name, {})
         if name == "data":  # which may have moved
             ours, theirs = ({key: value for key, value in part.items() if key != "root"} for part in (ours, theirs))

@@ -1,8 +1,9 @@
 """Resuming a run by its folder: its config.yaml is the truth, with the few keys that may change on top."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -94,7 +95,7 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     problem = untrusted(OmegaConf.to_container(saved), packages(cfg.trust))
     if pruning:
         problem = "a trial of a search. A search resumes when its command is run again"
-    if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and "auto" in schedule.values():
+    if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and _is_planned(schedule):
         problem = (
             f"trainer.max_epochs={cfg.trainer.max_epochs}: the learning rate was planned to reach its end in"
             f" {planned} epochs ({schedule.get('_target_')}). Start a new run"
@@ -104,3 +105,9 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     for key in ("resume", "trust", *given.intersection(RESUME_KEYS)):  # whom to trust is never the file's to say
         OmegaConf.update(saved, key, OmegaConf.select(cfg, key), force_add=True)
     return saved, planned
+
+
+def _is_planned(schedule: Mapping[Any, Any]) -> bool:
+    """Whether a schedule depends on how many steps the run has: an `auto` that is no learning rate, or a share."""
+    counted = any(value == "auto" and not str(key).endswith("_lr") for key, value in schedule.items())
+    return counted or 0 < schedule.get("warmup", 0) < 1
