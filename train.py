@@ -28,7 +28,7 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
     from digits.runs import checkpointing
 
     seed_everything(cfg.seed, workers=True, verbose=False)
-    resumed = checkpointing.to_resume(run, cfg.trainer.max_epochs)
+    resumed = checkpointing.to_resume(run)
 
     # Data, and a trainer with the callbacks that write into the run's folder
     data = build.data(cfg, run)
@@ -41,7 +41,7 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
     # Network, optimizer and schedule; the checkpoints keep, as plain types, what rebuilds them
     classifier = build.classifier(cfg, data)
     classifier.save_hyperparameters(build.settings(cfg, data, trainer), logger=False)
-    checkpointing.check_settings(resumed, classifier.hparams, trainer.world_size)
+    checkpointing.check_resumed(resumed, classifier.hparams, trainer)
     log.info("%s", report.network_summary(classifier.network, data.splits.train.images[:1].float()))
     run.update(parameters=classifier.num_parameters)
     run.save_config(cfg)

@@ -92,8 +92,9 @@ def assert_same(resumed: Outcome, whole: Outcome, best: bool = True) -> None:
     [
         (7, []),  # during the first epoch
         (12, ["optimizer=sgd"]),  # before the second epoch's first step
-        (30, ["augmentation=affine", "scheduler=onecycle", "model.dropout=0.5"]),
-        (16, ["callbacks=[ema,early_stopping,throughput,lr_monitor]", "scheduler=plateau"]),
+        (30, ["augmentation=affine", "scheduler=onecycle", "scheduler.warmup=0.9", "model.dropout=0.5"]),
+        (16, ["callbacks=[ema,early_stopping,throughput,lr_monitor]", "scheduler=plateau", "scheduler.warmup=20"]),
+        (16, ["optimizer=muon", "optimizer.no_decay=true", "mixing=cutmix", "augmentation=erasing"]),
         (16, ["trainer.accumulate_grad_batches=3", "scheduler=step", "optimizer=rmsprop"]),
         (20, ["data.num_workers=1", "scheduler=cosine", "optimizer=adamw"]),
         (24, ["data.val_size=0", "model.batch_norm=true", "logger=[tensorboard,csv]"]),

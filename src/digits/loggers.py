@@ -160,7 +160,7 @@ def log_hyperparameters(trainer: L.Trainer, run: Run) -> None:
     names they would put a point into these.
     """
     settings: Any = OmegaConf.to_container(run.config)
-    shown = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
+    shown = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "mixing", "seed")}
     shown["data"] = {name: settings["data"][name] for name in ("dataset", "batch_size")}
     shown |= {name: run.facts[name] for name in ("name", "tags") if run.facts.get(name)}
     for part in shown.values():

@@ -29,8 +29,9 @@ READ_BY_BUILD: dict[str, set[str]] = {
     "model": set(),
     "loss": set(),
     "augmentation": set(),
-    "optimizer": {"_partial_"},
-    "scheduler": {"_partial_", "interval", "frequency", "monitor"},
+    "mixing": set(),
+    "optimizer": {"_partial_", "groups", "no_decay"},
+    "scheduler": {"_partial_", "interval", "frequency", "monitor", "warmup"},
 }
 SLURM_LAUNCHERS = ("slurm", "submitit_slurm")
 # What somebody may have meant by an argument that is no override.

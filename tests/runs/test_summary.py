@@ -1,17 +1,15 @@
 """The table of runs: against a sweep that was really run, and against folders made up for what is rare."""
 
 import csv
-import importlib
 import json
 import shlex
 import statistics
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
+from conftest import Command, call
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -28,11 +26,9 @@ def summary_of(*paths: Path) -> Summary:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a sweep: two learning rates that train, one that cannot; two seeds. Not to be changed."""
     logs = tmp_path_factory.mktemp("swept")
-    words = ["-m", "data=mnist5k", "trainer.max_epochs=1", "trainer.limit_train_batches=5", f"log_dir={logs}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *words, "optimizer.lr=0.001,0.01,-1", "seed=1,2"])
-        with pytest.raises(SystemExit):
-            importlib.import_module("train").main()
+    words = ["-m", "data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
+    words += ["figures=false", f"log_dir={logs}"]
+    assert call("train", *words, "optimizer.lr=0.001,0.01,-1", "seed=1,2") == 1
     [folder] = (logs / "train" / "multiruns").iterdir()
     return folder
 

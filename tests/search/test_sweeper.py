@@ -12,7 +12,8 @@ import pytest
 from conftest import PROJECT, Command, Outcome
 from optuna.trial import TrialState, create_trial
 
-TINY = ("hparams_search=optuna", "data=mnist5k", "trainer=cpu", "trainer.limit_train_batches=5", "figures=false")
+TINY = ("hparams_search=optuna", "data=mnist5k", "model=fast", "trainer=cpu", "trainer.limit_train_batches=5")
+TINY += ("figures=false",)
 
 
 def study_of(logs: Path, name: str = "digits") -> optuna.Study:

@@ -17,7 +17,7 @@ NOT_COMPARED = re.compile(
 )
 REPEATED = {"seed": "seeds", "data.fold": "folds"}  # means are taken over these
 FOUND = {"optimizer.lr": "find_lr", "data.batch_size": "find_batch_size"}  # each seed may find another value
-COPIES = {"scheduler.max_lr": "optimizer.lr", "data.seed": "seed"}  # one interpolates the other in configs/
+COPIES = {"data.seed": "seed"}  # one interpolates the other in configs/
 MISSING = "–"
 
 

@@ -130,7 +130,7 @@ def _data(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
     def target(group: str) -> str:
         part = settings[group]
-        name = part["_target_"].rpartition(".")[2].replace("Identity", "none")
+        name = part["_target_"].rpartition(".")[2].replace("Identity", "none").replace("NoMixing", "none")
         values = ", ".join(f"{key}={value}" for key, value in part.items() if key not in ("_target_", "_partial_"))
         return f"{name} ({values})" if values else name
 
@@ -139,7 +139,7 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"- network: {target('model')}; {facts['parameters']:,} parameters",
-            *(f"- {group}: {target(group)}" for group in ("loss", "optimizer", "scheduler", "augmentation")),
+            *(f"- {group}: {target(group)}" for group in ("loss", "optimizer", "scheduler", "augmentation", "mixing")),
             f"- batches of {settings['data']['batch_size']}, seed {facts['seed']}",
             f"- {trained}; tested: the weights after epoch {facts['tested_epoch']}",
             f"- again: `{run.command}`",

@@ -131,16 +131,18 @@ def resume_sweep_arguments(arguments: Sequence[str], asked: str) -> list[str]:
         sweeps = Path(log_dir(arguments), "train", "multiruns").glob("*")
         folder = max(sweeps, key=lambda path: path.stat().st_mtime, default=folder)
     folder = folder.absolute()
-    plan = plan_of(folder)
+    found_by = ("-m", "--multirun", "resume_sweep", "log_dir")
+    more = [argument for argument in arguments if argument.partition("=")[0] not in found_by]
+    plan, problem = plan_of(folder), None
     if not plan:
-        raise UserError(
+        problem = (
             f"resume_sweep={asked}: not a sweep's folder, it has no {PLAN}/. Give logs/train/multiruns/..., or last."
             " A search resumes when its command is run again"
         )
-    found_by = ("-m", "--multirun", "resume_sweep", "log_dir")
-    more = [argument for argument in arguments if argument.partition("=")[0] not in found_by]
-    if others := [argument for argument in more if not argument.startswith(("hydra", "trust="))]:
-        raise UserError(f"{others[0]}: a resumed sweep keeps its settings; give hydra/launcher=... at most")
+    elif others := [argument for argument in more if not argument.startswith(("hydra", "trust="))]:
+        problem = f"{others[0]}: a resumed sweep keeps its settings; give hydra/launcher=... at most"
+    if problem:
+        raise UserError(problem)
     jobs = [folder / path.stem for path in plan]
     for job, path in zip(jobs, plan, strict=True):
         if not (job / CONFIG).exists():  # it did not start, or its folder was deleted to run it again
