@@ -122,6 +122,7 @@ def run_in_place(script: str, overrides: tuple[str, ...], logs: Path, capture: p
     resumes = any(override.startswith("resume") for override in overrides)
     if script in ("train", "eval") and not resumes:
         overrides = ("figures=false", *overrides)
+    overrides = tuple(sorted(overrides, key=lambda word: not word.startswith("--")))  # Hydra wants its flags first
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *overrides, f"log_dir={logs}"])
         try:

@@ -27,7 +27,7 @@ from digits.validation import problem_of
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
 
-FORMAT = 2  # raise it with each change of what a checkpoint holds
+FORMAT = 3  # raise it with each change of what a checkpoint holds
 NETWORKS = f"{networks.__name__}."
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint

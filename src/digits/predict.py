@@ -88,7 +88,8 @@ def _table(answers: Sequence[Answer], mode: str, noun: str) -> Any:
                 together = ("" if max(map(len, labels)) == 1 else " ").join(labels)
                 start = [str(answer.path), together] if position == 1 else ["", ""]
                 start.append(str(position))
-            runner_up = f"{prediction.runner_up} ({prediction.runner_up_probability:.1%})"
+            second = f"{prediction.runner_up} ({prediction.runner_up_probability:.1%})"
+            runner_up = second if prediction.runner_up else ""
             table.add_row(*start, prediction.label, f"{prediction.probability:.1%}", runner_up)
     return table
 

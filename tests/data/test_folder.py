@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import digit
+from fakes import digit, form_of
 from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 from torchvision.transforms import v2
 
 from digits.data import DigitsDataModule
-from digits.data.datasets import Mnist5k, form_of
+from digits.data.datasets import Mnist5k
 from digits.data.folder import ImageFolder
 from digits.errors import UserError
 from digits.pictures.decode import read_picture

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.preprocessing import error_rate, normal, pages, plain
+from fakes import form_of
 from PIL import Image
 from scipy import ndimage
 from sheets import MNIST_FORM, digit, ink, likeness, page, picture
 
-from digits.data.datasets import Mnist, form_of
+from digits.data.datasets import Mnist
 from digits.pictures.decode import read_picture
 from digits.pictures.normal_form import NothingFoundError, find_image, find_images
 from digits.pictures.reader import load_classifier

@@ -35,14 +35,13 @@ class DigitsDataModule(L.LightningDataModule):
     is the test split, validation is cut from the others, and the official test images are left alone.
 
     Args:
-        dataset: name of one in `digits.data.datasets`.
+        dataset: name of one in `digits.data.datasets`, or the dotted path of a `DataSet` of one's own.
         root: folder that holds, or will hold, its files.
         augmentation: batched module on images (B, C, H, W) in [0, 1], applied in training only.
         settings: the other fields of `DataSettings`.
 
     Attributes:
         options: as given; after `setup` with what was loaded: an unreachable `mnist` falls back to `mnist5k`.
-        splits: set by `setup`.
         class_names: by the class's number; empty before `setup`, as is the fingerprint of all that the data set holds.
         in_channels: channels of the images.
         image_size: height and width of the images, in pixels.
@@ -50,8 +49,6 @@ class DigitsDataModule(L.LightningDataModule):
     Raises:
         UserError: for an argument out of range.
     """
-
-    splits: Splits
 
     def __init__(
         self,
@@ -71,12 +68,20 @@ class DigitsDataModule(L.LightningDataModule):
         self.mean, self.std = self.options.mean or [], self.options.std or []
         self.class_names: tuple[str, ...] = ()
         self.fingerprint = ""
+        self._splits: Splits | None = None
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
     def dataset(self) -> str:
         """The name of the data set; after `setup`, of the one that was loaded."""
         return self.options.dataset
+
+    @property
+    def splits(self) -> Splits:
+        """What to train on, choose on and report on; raises a UserError before `setup`."""
+        if self._splits is None:
+            raise UserError("data.splits: the data is not loaded yet. Call prepare_data() and setup() first")
+        return self._splits
 
     @property
     def shape(self) -> dict[str, int]:
@@ -115,10 +120,15 @@ class DigitsDataModule(L.LightningDataModule):
             "mean": self.mean,
             "std": self.std,
             "class_names": list(self.class_names),
+            "fit": self.data_set.fit,
+            "centre": self.data_set.centre,
+            "light_on_dark": self.data_set.light_on_dark,
             "fingerprint": self.fingerprint,
             "seen": None if seen is None else sorted(image_hashes(seen)),
         }
-        return TrainedData(**self.options.model_dump(include=set(TrainedData.model_fields)) | found).model_dump()
+        with user_errors("data"):  # a class of one's own may give it a form that is none
+            kept = TrainedData(**self.options.model_dump(include=set(TrainedData.model_fields)) | found)
+        return kept.model_dump()
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -164,7 +174,7 @@ class DigitsDataModule(L.LightningDataModule):
             raise UserError(
                 "data.std=null: all training pixels of a channel are equal, so give the number to divide by"
             )
-        self.splits, self.class_names, self.fingerprint = splits, loaded.class_names, fingerprint(loaded)
+        self._splits, self.class_names, self.fingerprint = splits, loaded.class_names, fingerprint(loaded)
 
     def _fall_back(self, reason: MissingFileError) -> None:
         stand_in = self.data_set.stand_in

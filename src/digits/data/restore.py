@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
-from digits.data.datasets import form_of, named
+from digits.data.datasets import named
 from digits.data.folder import ImageFolder
 from digits.data.images import fingerprint, image_hashes
 from digits.data.module import DigitsDataModule
 from digits.data.settings import DataSettings, TrainedData
 from digits.data.splits import Splits
 from digits.errors import UserError
+from digits.model_facts import ModelFacts
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def _test_unseen(data: DigitsDataModule, kept: TrainedData) -> None:
     """Loads data without official test images, and has `test` be what was neither in training nor in validation."""
     data_set, same = data.data_set, data.dataset == kept.dataset
     if isinstance(data_set, ImageFolder) and not same:
-        loaded = data_set.load(form_of(kept.dataset, kept.image_size, kept.channels))
+        loaded = data_set.load(ModelFacts.of(kept.model_dump()).form)
     else:
         loaded = data_set.load()
     if same and kept.fingerprint == fingerprint(loaded):
