@@ -84,7 +84,7 @@ def main() -> None:
         "load_digits on pages: normal form": (np.stack([normal(scan, form) for scan in track(scans)]), target),
     }
     if Mnist(arguments.data).folder.is_dir():
-        _, test, _ = Mnist(arguments.data).load()
+        _, test, *_ = Mnist(arguments.data).load()
         images, target = test.images.numpy(), test.target.numpy()
         start = time.perf_counter()
         again = np.stack([normal(Image.fromarray(image[0]), form) for image in track(images)])

@@ -240,7 +240,7 @@ def test_predictions_on_mnist_stay(trained: Path, sample) -> None:
 @pytest.mark.slow
 def test_accuracy_on_the_test_set_stays(trained: Path, mnist_root: Path) -> None:
     classifier = load_classifier(trained / "checkpoints" / "best.ckpt")
-    _, test, _ = Mnist(mnist_root).load()
+    _, test, *_ = Mnist(mnist_root).load()
     images, target = test.images.numpy(), test.target.numpy()
     again = np.stack([normal(Image.fromarray(image[0]), classifier.form) for image in images])
     assert abs(error_rate(classifier, images, target) - error_rate(classifier, again, target)) <= 0.001

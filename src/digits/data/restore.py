@@ -22,6 +22,7 @@ from digits.model_facts import ModelFacts
 log = logging.getLogger(__name__)
 
 SPLIT_SETTINGS = {"subset", "val_size", "test_size", "folds", "fold"}  # of one data set: another has its own
+FORM = {"image_size", "channels", "mean", "std"}  # what the network was trained with, it is tested with
 TEST_SPLIT = {"test_size", "folds", "fold", "split_seed"}  # these decide which images are kept from training
 
 
@@ -57,10 +58,15 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
                 f" ({settings.get(name)})"
             )
     data = DigitsDataModule(**{"offline_fallback": False, **settings, **asked})
+    for name in sorted(asked.keys() & FORM):
+        if getattr(data.options, name) != getattr(kept, name):
+            raise UserError(
+                f"data.{name}={asked[name]}: the network was trained with {getattr(kept, name)}. Leave it out"
+            )
     data.prepare_data()
     if data.dataset != dataset:  # the stand-in, which may be what the checkpoint was trained on
         return restore_data(trained, **asked | {"dataset": data.dataset})
-    if data.data_set.has_test_images or (same and not data.data_set.own_root):
+    if (data.data_set.has_test_images or same) and not data.data_set.own_root:
         data.setup()
         if same and data.options.subset == kept.subset and data.fingerprint != kept.fingerprint:
             rank_zero_only(log.warning)(
@@ -74,7 +80,10 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
 
 
 def _test_unseen(data: DigitsDataModule, kept: TrainedData) -> None:
-    """Loads data without official test images, and has `test` be what was neither in training nor in validation."""
+    """Loads data that may hold images of training or validation, and has `test` be what was in neither.
+
+    Where the data has test images of its own, only these are tested.
+    """
     data_set, same = data.data_set, data.dataset == kept.dataset
     if isinstance(data_set, ImageFolder) and not same:
         loaded = data_set.load(ModelFacts.of(kept.model_dump()).form)
@@ -83,7 +92,7 @@ def _test_unseen(data: DigitsDataModule, kept: TrainedData) -> None:
     if same and kept.fingerprint == fingerprint(loaded):
         data.use(loaded, data.cut(loaded))
         return
-    images = loaded.train
+    images = loaded.train if loaded.test is None else loaded.test
     seen = np.isin(image_hashes(images.images), kept.seen or [])
     if 0 < seen.sum() < len(images):
         rank_zero_only(log.warning)(
@@ -127,8 +136,7 @@ def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
         UserError: naming two of them and the setting in which they differ.
     """
     (first, reference), *others = trained.items()
-    data_set = named(reference["dataset"])
-    official = data_set.has_test_images and not reference["folds"]
+    official = reference["test_size"] is None and not reference["folds"]  # no test images were cut
     free = {"val_size", "seen", "root"} | ({"split_seed"} if official else set())  # the test images stay the same
     for path, settings in others:
         for name in sorted(reference.keys() - free):

@@ -103,7 +103,7 @@ class DataSettings(_Kept):
             size = getattr(self, key) or 0
             if size > 1 and size % 1:
                 yield key, "give a number of images, or a fraction below 1"
-        if self.test_size is not None and data_set.has_test_images:
+        if self.test_size is not None and data_set.has_test_images and not data_set.own_root:
             yield "test_size", f"{self.dataset} has its own test images; leave it null"
         yield from super()._problems()
 
