@@ -19,12 +19,12 @@ def main(cfg: DictConfig, run: "Run") -> None:
     # Imported here: torch takes seconds, for which --help and a mistyped key should not wait.
     from digits import build, report
     from digits.checkpoints import open_all
-    from digits.classifier import Classifier
     from digits.metrics import plain
     from digits.networks import Ensemble
+    from digits.targets import packages
 
     # Checkpoints, and the data of training, from where training found it, unless another is asked for
-    checkpoints = open_all(cfg.ckpt_path, cfg.log_dir)
+    checkpoints = open_all(cfg.ckpt_path, cfg.log_dir, packages(cfg.trust))
     networks = [checkpoint.network() for checkpoint in checkpoints]
     for one in checkpoints:
         log.info("of:     %s, trained on %s, seed %s", one.path, one.settings["data"]["dataset"], one.settings["seed"])
@@ -37,18 +37,19 @@ def main(cfg: DictConfig, run: "Run") -> None:
 
     # Several: each alone first
     members = []
-    for path, network in zip(paths, networks, strict=True) if len(paths) > 1 else ():
+    for checkpoint, network in zip(checkpoints, networks, strict=True) if len(networks) > 1 else ():
         alone = build.evaluator(cfg, run, checkpoints, reports=False)
-        [figures] = alone.test(Classifier(network, data.num_classes), data, verbose=False) or [{}]
-        members.append({"ckpt_path": path, **plain(figures)})
+        [figures] = alone.test(checkpoint.classifier(network), data, verbose=False) or [{}]
+        members.append({"ckpt_path": str(checkpoint.path), **plain(figures)})
 
     # Test; of several, the mean of their probabilities
     network = Ensemble(networks) if members else networks[0]
-    trainer.test(Classifier(network, data.num_classes), data, verbose=False)
+    classifier = checkpoints[0].classifier(network)
+    trainer.test(classifier, data, verbose=False)
     if members:
         run.update(members=members)
     if members and run.figures:
-        log.info("%s", report.ensemble(members, run.figures))
+        log.info("%s", report.ensemble(members, run.figures, classifier.metrics))
     log.info("saved: %s", run.folder)
 
 

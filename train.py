@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig, run: "Run") -> float | None:
     """Fills a run's folder and returns val/acc of the tested checkpoint, for a sweep to maximise."""
     # Imported here: torch takes seconds, for which --help and a mistyped key should not wait.
+    from digits.rehearsal import rehearse
+
+    rehearse(cfg)
     from lightning import seed_everything
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -24,7 +27,6 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
     from digits.metrics import OBJECTIVE
     from digits.runs import checkpointing
 
-    run.update(seed=cfg.seed)
     seed_everything(cfg.seed, workers=True, verbose=False)
     resumed = checkpointing.to_resume(run, cfg.trainer.max_epochs)
 
@@ -35,13 +37,11 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
     # Tune: what is found goes into the config, as if it had been given
     if (cfg.find_batch_size or cfg.find_lr) and not resumed:
         tuning.tune(cfg, data, trainer, lambda: build.classifier(cfg, data))
-        seed_everything(cfg.seed, workers=True, verbose=False)
 
     # Network, optimizer and schedule; the checkpoints keep, as plain types, what rebuilds them
     classifier = build.classifier(cfg, data)
     classifier.save_hyperparameters(build.settings(cfg, data, trainer), logger=False)
-    if resumed:
-        checkpointing.check_settings(resumed, classifier.hparams, trainer.world_size)
+    checkpointing.check_settings(resumed, classifier.hparams, trainer.world_size)
     log.info("%s", report.network_summary(classifier.network, data.splits.train.images[:1].float()))
     run.update(parameters=classifier.num_parameters)
     run.save_config(cfg)

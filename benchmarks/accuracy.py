@@ -64,7 +64,7 @@ def recipe(cfg: DictConfig) -> dict:
     groups = ("model", "optimizer", "scheduler", "augmentation")
     chosen = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in groups}
     data = {name: cfg.data[name] for name in ("dataset", "batch_size", "split_seed", "mean", "std")}
-    rest = {"label_smoothing": cfg.label_smoothing, "max_epochs": cfg.trainer.max_epochs}
+    rest = {"label_smoothing": cfg.loss.get("label_smoothing"), "max_epochs": cfg.trainer.max_epochs}
     return chosen | data | rest | {"precision": cfg.trainer.precision}
 
 

@@ -325,7 +325,8 @@ def test_every_knob_comes_back(tmp_path: Path, sample: DigitsDataModule) -> None
     network = CNN(channels=[4, 8, 16], batch_norm=True, dropout=0.1)
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     data = sample.settings
-    checkpoint = {"hyper_parameters": {"model": settings, "data": data, "precision": "32-true"}, "state_dict": weights}
+    parts = {"model": settings, "loss": {"_target_": "digits.losses.CrossEntropy"}, "metrics": {}, "data": data}
+    checkpoint = {"hyper_parameters": parts | {"precision": "32-true"}, "state_dict": weights}
     AtomicCheckpoints(tmp_path).save_checkpoint(checkpoint | {"callbacks": {}}, tmp_path / "c.ckpt")
     restored = Checkpoint.open(tmp_path / "c.ckpt").network()
     images = torch.randn(2, 1, 28, 28)

@@ -66,7 +66,7 @@ ERRORS = {
     "experiment=best": "there is no experiment=best. There are: accurate, quick, tutorial",
     "scheduler.interval=batch": "scheduler.interval=batch: should be 'epoch' or 'step'",
     "scheduler=onecycle scheduler.pct_start=2": "scheduler: ",
-    "label_smoothing=2": "label_smoothing=2: should be less than or equal to 1",
+    "loss.label_smoothing=2": "label_smoothing=2: should be less than or equal to 1",
     "model=resnet18 model.blocks=[2]": "blocks=[2]: Value should have at least 4 items",
     "find_lr=true trainer.devices=2 trainer.accelerator=cpu": "find_lr and find_batch_size need trainer.devices=1",
     "data.root=/dev/null": "/dev/null/MNIST/raw/train-images-idx3-ubyte.gz: cannot be read (Not a directory)",

@@ -16,17 +16,17 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from digits import hardware, report
+from digits import hardware, parts, report
 from digits.callbacks import Advice, ProgressBar
 from digits.checkpoints import AtomicCheckpoints, Checkpoint
 from digits.classifier import Classifier
 from digits.data import DigitsDataModule
 from digits.errors import UserError
 from digits.loggers import logger_facts, open_loggers
-from digits.metrics import direction_of
+from digits.metrics import direction_of, entries
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
-from digits.validation import parameters_of, target_of
+from digits.targets import parameters_of, target_of
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     found.setup()
     if found.dataset != cfg.data.dataset:  # the fall-back
         cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)
-    run.update(dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
+    run.update(seed=cfg.seed, dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
     log.info("%s", report.data_statistics(found))
     return found
 
@@ -70,7 +70,8 @@ def trainer(cfg: DictConfig, run: Run, data: DigitsDataModule, resumed: Checkpoi
     if cfg.trainer.profiler:
         profiler = made.profiler  # type: ignore[attr-defined] # undeclared by Lightning
         profiler.dirpath, profiler.filename = run.folder, "profile"
-    run.update(**logger_facts(made))
+    known = {entry.name: entry.facts for entry in entries(cfg.metrics)}
+    run.update(**logger_facts(made), metrics=known)
     return made
 
 
@@ -106,7 +107,7 @@ def _callbacks(cfg: DictConfig, run: Run, validated: bool) -> Iterator[Callback]
         if not part:
             continue
         kind = target_of(f"callbacks.{name}", part)
-        arguments = _direction(f"callbacks.{name}", part, kind)
+        arguments = _direction(f"callbacks.{name}", cfg, kind)
         if "run" in parameters_of(kind):
             arguments["run"] = run
         if part.get("dirpath") is not None:
@@ -116,12 +117,20 @@ def _callbacks(cfg: DictConfig, run: Run, validated: bool) -> Iterator[Callback]
         yield instantiate(part, **arguments)
 
 
+def _network_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
+    return parts.network_settings(_plain(cfg.model), data.shape, **_plain(cfg.model_input))
+
+
+def _loss_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
+    return parts.loss_settings(_plain(cfg.loss), data.splits.train.target.numpy(), data.num_classes)
+
+
 def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
-    """The network for the data's images and classes, with its optimizer and its schedule."""
-    network = instantiate(cfg.model, **data.shape, _convert_="all")
+    """The network for the data's images and classes, with its loss, metrics, optimizer and schedule."""
+    network = parts.make_network(_network_settings(cfg, data), cfg.pretrained, cfg.freeze)
     validated = bool(len(data.splits.val) and cfg.trainer.limit_val_batches)
     _check_comes("scheduler", cfg.scheduler, validated)
-    schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg.scheduler, target_of("scheduler", cfg.scheduler))
+    schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg, target_of("scheduler", cfg.scheduler))
     when = {name: schedule.pop(name) for name in ("interval", "frequency", "monitor") if name in schedule}
     optimizer, scheduler = (instantiate(part, _convert_="all") for part in (cfg.optimizer, schedule))
     _rehearse(optimizer, scheduler)
@@ -131,7 +140,8 @@ def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
         optimizer=optimizer,
         scheduler=scheduler,
         **when,
-        label_smoothing=cfg.label_smoothing,
+        loss=instantiate(_loss_settings(cfg, data), _convert_="all"),
+        metrics=entries(cfg.metrics),
     )
 
 
@@ -157,22 +167,24 @@ def _rehearse(make_optimizer: Callable[..., Optimizer], make_scheduler: partial[
 
 
 def settings(cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer) -> dict[str, Any]:
-    """What a checkpoint keeps, as plain types: what rebuilds the network and its data, and the recipe."""
+    """What a checkpoint keeps, as plain types: what rebuilds network, loss, metrics and data, and the recipe."""
     plain = _plain(cfg)
     recipe = {name: plain[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
-    recipe["model"] |= data.shape
+    recipe["model"] = parts.without_pretraining(_network_settings(cfg, data))
+    recipe |= {"loss": _loss_settings(cfg, data), "metrics": plain["metrics"]}
     return {**recipe, "data": data.settings, "precision": trainer.precision}
 
 
-def _direction(key: str, part: DictConfig, kind: Any) -> dict[str, Any]:
+def _direction(key: str, cfg: DictConfig, kind: Any) -> dict[str, Any]:
     """The `mode` of what watches a metric, where it takes one: whether the higher or the lower value is better.
 
     Raises:
         UserError: for a metric that no run logs, or a mode that contradicts it.
     """
+    part = OmegaConf.select(cfg, key)
     if part.get("monitor") is None:
         return {}
-    mode = direction_of(part.monitor, key)
+    mode = direction_of(part.monitor, key, entries(cfg.metrics))
     if part.get("mode") not in (None, mode):
         raise UserError(f"{key}.mode={part.mode}: of {part.monitor}, the {mode}imum is best. Leave mode out")
     takes_mode = any(one.name == "mode" or one.kind == one.VAR_KEYWORD for one in parameters_of(kind).values())

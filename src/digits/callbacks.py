@@ -80,7 +80,8 @@ class History(Callback):
         }
         self.rows.append(row)
         if trainer.is_global_zero:
-            log.info(report.epoch_line(row, trainer.max_epochs or -1))
+            assert isinstance(pl_module, Classifier)
+            log.info(report.epoch_line(row, trainer.max_epochs or -1, pl_module.metrics))
             self._write()
 
     def state_dict(self) -> dict[str, Any]:
@@ -249,7 +250,7 @@ class TestReport(Callback):
         self.run.update(**plain(tested), **facts)
         if not trainer.is_global_zero:
             return
-        log.info("\n%s\n", report.evaluation(tested, analysis, data.title))
+        log.info("\n%s\n", report.evaluation(tested, analysis, data.title, pl_module.metrics))
 
         probabilities = logits.softmax(dim=1).numpy()
         index = data.splits.test.index[: len(target)].numpy()  # fewer than all with trainer.limit_test_batches

@@ -1,12 +1,13 @@
 """Checkpoints: weights with what rebuilds the network and its data, and the figures of these very weights.
 
-`hyper_parameters` of a checkpoint is plain data: `model`, `data` and `precision` rebuild the network, its data and
-its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, for the record. `digits_format` says
-which version of this project can read it.
+`hyper_parameters` of a checkpoint is plain data: `model`, `loss`, `metrics`, `data` and `precision` rebuild the
+network, its data and its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, for the record.
+`digits_format` says which version of this project can read it. Code of packages that it names runs only where the user
+trusts them: see `digits.targets`.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,19 +17,21 @@ from lightning.fabric.plugins import CheckpointIO
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor, nn
 
-from digits import networks
 from digits.archive import WANTED, load, read_extra, save
 from digits.data.settings import TrainedData
 from digits.errors import Diverged, UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.runs.run import Run, newest_checkpoint
+from digits.targets import make, untrusted
 from digits.validation import problem_of
 
 if TYPE_CHECKING:
+    from digits.classifier import Classifier
     from digits.data import DigitsDataModule
 
 FORMAT = 3  # raise it with each change of what a checkpoint holds
-NETWORKS = f"{networks.__name__}."
+OURS = ("digits.networks.", "digits.resized.")  # of these, a file may choose every argument: they check them
+MOST = 100_000  # of any other class's numbers: a file must not ask for endless layers
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 PREFIX = "network."  # of the network's weights among those of the LightningModule
@@ -41,13 +44,15 @@ class Checkpoint:
     Args:
         path: of its file, to name it in errors.
         content: what Lightning and this project wrote.
+        trust: packages, besides those of `digits.targets`, whose code it may name.
     """
 
     path: Path
     content: dict[str, Any]
+    trust: Collection[str] = ()
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path, trust: Collection[str] = ()) -> Self:
         """Opens a checkpoint, or the best one of a run's folder. Nothing in the file is run.
 
         Raises:
@@ -65,11 +70,11 @@ class Checkpoint:
             problem = f"{what}. Give a checkpoint or a run's folder: logs/train/runs/<run>"
         if problem:
             raise UserError(f"{path}: {problem}")
-        return cls(path, content)
+        return cls(path, content, trust)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The run's settings: `model`, `data`, `precision`, `optimizer`, `scheduler`, `augmentation`, `seed`."""
+        """The run's settings: `model`, `loss`, `metrics`, `data`, `precision`, `seed`, and the recipe."""
         return self.content["hyper_parameters"]
 
     @property
@@ -85,20 +90,39 @@ class Checkpoint:
         """Builds the network and gives it the weights.
 
         Raises:
-            UserError: if it names no network of `digits.networks`, or its weights do not fit.
+            UserError: if it names code that is not trusted, or its weights do not fit.
         """
-        weights = {
-            name.removeprefix(PREFIX): value
-            for name, value in self.content["state_dict"].items()
-            if name.startswith(PREFIX)
-        }
-        return _build_network(self.settings["model"], self.facts, weights, self.path)
+        return _build_network(self.settings["model"], self.facts, self._weights(PREFIX), self.path, self.trust)
+
+    def classifier(self, network: nn.Module) -> "Classifier":
+        """A network, this one's or several as one, with the loss and the metrics of training.
+
+        Raises:
+            UserError: if it names code that is not trusted, or cannot be made.
+        """
+        from digits.classifier import Classifier
+        from digits.metrics import entries
+
+        _check_trusted(self.path, {name: self.settings[name] for name in ("loss", "metrics")}, self.trust)
+        with one_line_errors(self.path, "its loss or its metrics cannot be made"):
+            loss = make(self.settings["loss"])
+            if isinstance(loss, nn.Module):
+                loss.load_state_dict(self._weights("loss."))
+            metrics = entries(self.settings["metrics"])
+            return Classifier(network, len(self.facts.class_names), loss=loss, metrics=metrics)
+
+    def _weights(self, prefix: str) -> dict[str, Tensor]:
+        weights = self.content["state_dict"].items()
+        return {name.removeprefix(prefix): value for name, value in weights if name.startswith(prefix)}
 
     def data(self, **overrides: Any) -> "DigitsDataModule":
         """Loads the data that the network was trained on, or what the overrides ask for: see `digits.data.restore`."""
         from digits.data.restore import restore_data
 
-        return restore_data(self.settings["data"], **overrides)
+        data = self.settings["data"]
+        named = {"dataset": {"_target_": data["dataset"]}} if "." in data["dataset"] else {}  # a class of one's own
+        _check_trusted(self.path, {"data": data | named}, self.trust)
+        return restore_data(data, **overrides)
 
 
 class NetworkDescription(BaseModel):
@@ -123,8 +147,12 @@ def save_state_dict(network: nn.Module, model: Mapping[str, Any], facts: ModelFa
     save(weights, path, {DESCRIPTION: description.model_dump_json()})
 
 
-def open_state_dict(path: Path) -> tuple[nn.Module, ModelFacts]:
+def open_state_dict(path: Path, trust: Collection[str] = ()) -> tuple[nn.Module, ModelFacts]:
     """Rebuilds the network, on the CPU, of a file that `save_state_dict` wrote. Nothing in the file is run.
+
+    Args:
+        path: of the file.
+        trust: as of `Checkpoint`.
 
     Raises:
         UserError: if the file is damaged, says nothing of its network, or something that does not fit its weights.
@@ -140,30 +168,60 @@ def open_state_dict(path: Path) -> tuple[nn.Module, ModelFacts]:
             " digits.export write them. Give the run's best.ckpt, or what the file lacks:"
             " load_classifier(path, network=CNN(), facts=ModelFacts(...))"
         )
-    return _build_network(described.model, described.facts, weights, path), described.facts
+    return _build_network(described.model, described.facts, weights, path, trust), described.facts
 
 
-def _build_network(model: Mapping[str, Any], facts: ModelFacts, weights: dict[str, Tensor], path: Path) -> nn.Module:
+def _build_network(
+    model: Mapping[str, Any], facts: ModelFacts, weights: dict[str, Tensor], path: Path, trust: Collection[str]
+) -> nn.Module:
     """Builds a network from its settings and gives it the weights.
 
     Raises:
-        UserError: if the settings name no network of `digits.networks`, or the weights do not fit.
+        UserError: if the settings name code that is not trusted or no network, or the weights do not fit.
     """
-    settings = dict(model)
-    target = str(settings.pop("_target_", None))
-    # Only this project's own networks: a name in a file must not choose which code runs.
-    network_class = getattr(networks, target.removeprefix(NETWORKS), None) if target.startswith(NETWORKS) else None
-    ours = getattr(network_class, "__module__", None) == networks.__name__
-    if not (ours and isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-        raise UserError(f"{path}: there is no network {target} in {networks.__name__}")
-    with one_line_errors(path, f"its weights are of another architecture than its settings say ({target})"):
-        with torch.device("meta"):  # shapes alone: whatever sizes the settings name take no memory
-            network = network_class(**settings)
-            answer = network.eval()(torch.empty(1, facts.channels, facts.image_size, facts.image_size))
-        if answer.shape != (1, len(facts.class_names)):
-            raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
-        network.train().load_state_dict(weights, assign=True)  # in the type that they were saved in
+    _check_trusted(path, {"model": dict(model)}, trust)
+    targets = [str(value) for key, value in _leaves(model) if key == "_target_"]
+    ours = all(target.startswith(OURS) for target in targets)
+    foreign = any(target.partition(".")[0] in trust for target in targets)
+    with one_line_errors(path, f"its weights are of another architecture than its settings say ({', '.join(targets)})"):
+        if not (ours or foreign) and any(_is_excessive(*leaf) for leaf in _leaves(model)):
+            raise ValueError(f"they name weights to download, or a number above {MOST:,}")
+        # On the device meta there are shapes alone: whatever sizes the settings name take no memory.
+        network = _assembled(model, facts, weights, "cpu" if foreign else "meta")
+        if any(buffer.is_meta for buffer in network.buffers()):  # one that is not among the weights
+            network = _assembled(model, facts, weights, "cpu")
     return network
+
+
+def _assembled(model: Mapping[str, Any], facts: ModelFacts, weights: dict[str, Tensor], device: str) -> nn.Module:
+    """The network with its weights, in the type that they were saved in; raises whatever does not fit."""
+    with torch.device(device):
+        network = make(model)
+        answer = network.eval()(torch.zeros(1, facts.channels, facts.image_size, facts.image_size))
+    if answer.shape != (1, len(facts.class_names)):
+        raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
+    network.train().load_state_dict(weights, assign=True)
+    return network
+
+
+def _check_trusted(path: Path, settings: Mapping[str, Any], trust: Collection[str]) -> None:
+    if problem := untrusted(dict(settings), trust):
+        raise UserError(f"{path}: {problem}")
+
+
+def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of plain settings, with the last key that leads to it."""
+    if isinstance(settings, Mapping | list):
+        for key, value in settings.items() if isinstance(settings, Mapping) else ((name, part) for part in settings):
+            yield from _leaves(value, key)
+    else:
+        yield name, settings
+
+
+def _is_excessive(name: str, value: Any) -> bool:
+    return (name.startswith(("weights", "pretrained")) and bool(value)) or (
+        isinstance(value, int | float) and abs(value) > MOST
+    )
 
 
 class AtomicCheckpoints(CheckpointIO):
@@ -234,7 +292,13 @@ def _has_settings(checkpoint: Any) -> bool:
     match checkpoint:
         case {
             "state_dict": dict(weights),
-            "hyper_parameters": {"model": dict(), "data": dict(data), "precision": str()},
+            "hyper_parameters": {
+                "model": dict(),
+                "loss": dict(),
+                "metrics": dict(),
+                "data": dict(data),
+                "precision": str(),
+            },
         }:
             return problem_of(TrainedData, data, "data") is None and _are_weights(weights)
     return False
@@ -253,12 +317,13 @@ def _is_plain(value: Any) -> bool:
     return value.numel() <= stored and bool(not value.is_floating_point() or value.isfinite().all())
 
 
-def open_all(paths: str | Sequence[str] | None, log_dir: str) -> list[Checkpoint]:
+def open_all(paths: str | Sequence[str] | None, log_dir: str, trust: Collection[str] = ()) -> list[Checkpoint]:
     """The checkpoints to evaluate together.
 
     Args:
         paths: of a checkpoint or a run's folder, or of several; None: the newest run's.
         log_dir: where the runs are.
+        trust: as of `Checkpoint`.
 
     Raises:
         UserError: if there is none, one is there twice, or they have no test images in common.
@@ -270,7 +335,7 @@ def open_all(paths: str | Sequence[str] | None, log_dir: str) -> list[Checkpoint
         raise UserError(
             f"ckpt_path={paths}: give a checkpoint or a run's folder, or several: ckpt_path=[a.ckpt,b.ckpt]"
         )
-    checkpoints = [Checkpoint.open(path or newest_checkpoint(log_dir)) for path in given]
+    checkpoints = [Checkpoint.open(path or newest_checkpoint(log_dir), trust) for path in given]
     opened = {str(checkpoint.path): checkpoint.settings["data"] for checkpoint in checkpoints}
     if len(opened) < len(checkpoints):
         raise UserError("ckpt_path has the same checkpoint twice: it would only count double")

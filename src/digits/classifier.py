@@ -1,13 +1,13 @@
 """The LightningModule: loss, metrics and optimizer around any network that gives logits."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
-import torch.nn.functional as F
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from digits.errors import Diverged, UserError
-from digits.metrics import metric_collection, plain
+from digits.losses import CrossEntropy
+from digits.metrics import STAGES, MetricEntry, default_entries, metric_collection, plain
 from digits.runs.processes import from_each_process
 from digits.validation import Settings, user_errors
 
@@ -35,14 +36,14 @@ class ClassifierSettings(Settings):
     """What a Classifier checks of its arguments."""
 
     scheduler: ScheduleSettings
-    label_smoothing: Annotated[float, Field(ge=0, le=1)]
 
 
 class Classifier(L.LightningModule):
-    """Trains a network with cross-entropy and measures it.
+    """Trains a network by a loss and measures it by the metric list.
 
-    Logged are `{train,val,test}/{loss,acc}` and `{val,test}/{precision,recall,f1}`, the latter averaged over the
-    classes with their sizes as weights. `confusion` keeps the last validation's and test's confusion matrix.
+    Logged are `{train,val,test}/loss` and each metric in its stages: by default `{train,val,test}/acc` and
+    `{val,test}/{precision,recall,f1}`, the latter averaged over the classes with their sizes as weights. `confusion`
+    keeps the last validation's and test's confusion matrix.
 
     Args:
         network: maps normalised images (B, C, H, W) to logits (B, num_classes).
@@ -53,7 +54,9 @@ class Classifier(L.LightningModule):
         interval: what the schedule steps after: each `epoch`, or each `step` of the optimizer.
         frequency: intervals between two steps of the schedule; of steps, Lightning counts the batches of an epoch.
         monitor: the metric that a plateau schedule looks at.
-        label_smoothing: share, in [0, 1], of each training target that is spread over all classes.
+        loss: maps logits (B, num_classes) and target (B,) to the loss of each image (B,), or to its mean; by default
+            cross-entropy.
+        metrics: the metric list; by default that of configs/metrics/default.yaml.
 
     Raises:
         UserError: for an argument out of range.
@@ -70,24 +73,26 @@ class Classifier(L.LightningModule):
         interval: Literal["epoch", "step"] = "epoch",
         frequency: int = 1,
         monitor: str | None = None,
-        label_smoothing: float = 0.0,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        metrics: Sequence[MetricEntry] | None = None,
     ) -> None:
         super().__init__()
         with user_errors(""):
             schedule = {"interval": interval, "frequency": frequency}
-            ClassifierSettings.model_validate({"scheduler": schedule, "label_smoothing": label_smoothing})
+            ClassifierSettings.model_validate({"scheduler": schedule})
         # Convolution and pooling are faster with the channels last: 1.6 times on a CPU with this network.
         self.network = network.to(memory_format=torch.channels_last)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.interval, self.frequency, self.monitor = interval, frequency, monitor
-        self.label_smoothing = label_smoothing
+        self.loss = CrossEntropy() if loss is None else loss
+        self.metrics = list(default_entries() if metrics is None else metrics)
         self.check_finite = True
         # A loss that is not finite is neither ignored nor warned of: _check_finite stops the run. They are updated
         # with a value for each image, because "disable" makes MeanMetric ignore weights (torchmetrics 1.9.0).
         self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
         self.train_metrics, self.val_metrics, self.test_metrics = (
-            metric_collection(stage, num_classes) for stage in ("train", "val", "test")
+            metric_collection(stage, num_classes, self.metrics) for stage in STAGES
         )
         self._logged = False  # whether this epoch's metrics are: once is enough
         self._validated: tuple[int, dict[str, float]] = (-1, {})  # after which step, with which figures
@@ -106,7 +111,7 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, target = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        loss = self.loss(logits, target).mean()
         # On the CPU at each; a look at each would make the host wait for a GPU.
         if self.device.type == "cpu" or batch_idx % FINITE_CHECK_EVERY_N_STEPS == 0:
             # Of all processes, so that all of them stop.
@@ -141,7 +146,7 @@ class Classifier(L.LightningModule):
         states = checkpoint["train_metrics"][self.global_rank]
         for name, metric in self._epoch_metrics().items():
             for state, value in states[name].items():
-                setattr(metric, state, value.to(self.device))
+                setattr(metric, state, move_data_to_device(value, self.device))  # a tensor, or a list of them
 
     def _epoch_metrics(self) -> dict[str, Metric]:
         return {"train/loss": self.train_loss, **dict(self.train_metrics.items())}
@@ -168,7 +173,7 @@ class Classifier(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             logits = self(images).float()
         metrics.update(logits, target)
-        mean_loss.update(F.cross_entropy(logits, target, reduction="none"))
+        mean_loss.update(self.loss(logits, target).expand(len(target)))
         return {"logits": logits, "target": target}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:

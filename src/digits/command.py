@@ -20,6 +20,7 @@ from digits.errors import Pruned, UserError
 from digits.messages import flat, one_line
 from digits.overrides import (
     CONFIGS,
+    adopt_targets,
     check_arguments,
     check_job,
     given_values,
@@ -79,6 +80,8 @@ def command(config_name: str, keeps_run: bool = True) -> Callable[[Callable[...,
         def main() -> None:
             _survive_any_output()
             before, environment = sys.argv, dict(os.environ)
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.append(here)  # for a package of the user's, as `python -m` has it
             sweeps.SweepFolder.current = None
             # Under `uv run`, Ray would copy the project for its jobs and rebuild their environment without extras.
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -137,7 +140,7 @@ def _resumed(arguments: list[str]) -> list[str]:
     if sweep and sweep != ["None"]:
         return sweeps.resume_sweep_arguments(arguments, sweep[0])
     if "--multirun" not in arguments and (requeued := requeued_run(arguments)):
-        return resume_arguments([], str(requeued))
+        return resume_arguments([one for one in arguments if one.startswith("trust=")], str(requeued))
     return arguments
 
 
@@ -147,6 +150,8 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
     run, in_sweep = Run(folder, resumes=resume), HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         with run:
+            if not resume:
+                adopt_targets(cfg, job_overrides())
             if in_sweep and not resume:
                 run.save_config(cfg)  # the sweep's table tells the settings of a job that fails on them
             check_job(cfg)

@@ -8,6 +8,7 @@ chance.
 import argparse
 import io
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -30,18 +31,27 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a CSV file with one row per run")
     parser.add_argument("--data", metavar="ROOT", help="folder of the checkpoints' data, if it has moved")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="for testing the checkpoints")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="whose code a checkpoint may name"
+    )
     arguments = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± must not cost the table
     try:
-        print(compare(arguments.paths, arguments.csv, arguments.data, arguments.device))
+        print(compare(arguments.paths, arguments.csv, arguments.data, arguments.device, arguments.trust))
     except (UserError, OSError) as error:
         sys.exit(f"error: {one_line(error) or error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def compare(paths: list[Path], csv: Path | None = None, data: str | None = None, device: str = "auto") -> str:
+def compare(
+    paths: list[Path],
+    csv: Path | None = None,
+    data: str | None = None,
+    device: str = "auto",
+    trust: Collection[str] = (),
+) -> str:
     """The table of runs, or the test of two checkpoints, as text.
 
     Raises:
@@ -64,10 +74,12 @@ def compare(paths: list[Path], csv: Path | None = None, data: str | None = None,
     if problem:
         raise UserError(problem)
     a, b = checkpoints
-    return compare_checkpoints(a, b, data, device)
+    return compare_checkpoints(a, b, data, device, trust)
 
 
-def compare_checkpoints(a: Path, b: Path, data: str | None = None, device: str = "auto") -> str:
+def compare_checkpoints(
+    a: Path, b: Path, data: str | None = None, device: str = "auto", trust: Collection[str] = ()
+) -> str:
     """Tests both checkpoints on the test images, which neither has seen, and says whether they differ.
 
     Source of the test: McNemar 1947, in its exact (binomial) form, by mlxtend.
@@ -77,7 +89,7 @@ def compare_checkpoints(a: Path, b: Path, data: str | None = None, device: str =
     """
     import torch
 
-    tested = [_test(path, data, device) for path in (a, b)]
+    tested = [_test(path, data, device, trust) for path in (a, b)]
     (data_a, preds_a), (data_b, preds_b) = tested
     images_a, images_b = data_a.splits.test, data_b.splits.test
     if not (torch.equal(images_a.images, images_b.images) and torch.equal(images_a.target, images_b.target)):
@@ -111,7 +123,7 @@ def compare_checkpoints(a: Path, b: Path, data: str | None = None, device: str =
     )
 
 
-def _test(path: Path, root: str | None, device: str) -> tuple["DigitsDataModule", "Tensor"]:
+def _test(path: Path, root: str | None, device: str, trust: Collection[str]) -> tuple["DigitsDataModule", "Tensor"]:
     """A checkpoint's data, and its predictions (N,) for the test images."""
     import lightning as L
     import torch
@@ -122,7 +134,7 @@ def _test(path: Path, root: str | None, device: str) -> tuple["DigitsDataModule"
 
     build.quiet_libraries()
     hardware.plain_float32()
-    checkpoint = Checkpoint.open(path)
+    checkpoint = Checkpoint.open(path, trust)
     network, data = checkpoint.network(), checkpoint.data(root=root)
     precision = hardware.evaluation_precision("auto", checkpoint.settings["precision"])
     trainer = L.Trainer(

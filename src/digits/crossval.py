@@ -24,7 +24,7 @@ from rich.table import Table
 
 from digits.atomic import atomic_write
 from digits.errors import UserError
-from digits.metrics import METRICS, SCORES
+from digits.metrics import logged, recorded
 from digits.overrides import given_values, log_dir, project_file, quote_foreign_letters, quoted, sweep_overrides
 from digits.runs.run import Run, read_yaml
 from digits.runs.sweeps import plan_of
@@ -32,7 +32,6 @@ from digits.validation import Settings, user_errors
 
 TRAIN = project_file("train.py")
 PREDICTIONS = ("index", "target", "probabilities")  # one row per image
-TESTED = {f"test/{one.name}": one for one in METRICS if "test" in one.stages}
 ITS_OWN = ("data.fold", "data.folds", "hydra.sweep.dir", "hydra.sweep.subdir")
 SEARCHES = ("hparams_search", "hydra/sweeper", "hydra.mode")
 
@@ -132,14 +131,15 @@ def _predictions(run: Run, folder: Path) -> dict[str, np.ndarray]:
             part = {name: file[name] for name in PREDICTIONS}
     except Exception as error:  # damage can break its reader anywhere
         cause = error
-    if len({len(values) for values in part.values()}) != 1 or not TESTED.keys() & run.figures.keys():
+    if len({len(values) for values in part.values()}) != 1 or "test/acc" not in run.figures:
         raise UserError(f"{path}: missing or damaged. Delete its folder, and give resume_sweep={folder}") from cause
     return part
 
 
 def _report(runs: Sequence[Run], folder: Path) -> None:
     """Writes `folds.csv` and prints the table: one row per fold, mean and standard deviation."""
-    names = [name for name in TESTED if all(name in run.figures for run in runs)]
+    tested = logged(recorded(runs[0].facts), ["test"])
+    names = [name for name in tested if all(name in run.figures for run in runs)]
     rows: list[dict[str, Any]] = [
         {"fold": fold, "images": run.facts["split_sizes"]["test"], **{name: run.figures[name] for name in names}}
         for fold, run in enumerate(runs)
@@ -150,11 +150,11 @@ def _report(runs: Sequence[Run], folder: Path) -> None:
         writer.writerows(rows)
 
     table = Table("fold", box=box.SIMPLE_HEAD, title=f"{len(runs)}-fold cross-validation on {runs[0].dataset}")
-    for column in ("images", *(TESTED[name].label for name in names)):
+    for column in ("images", *(tested[name].label for name in names)):
         table.add_column(column, justify="right")
 
     def figures(row: Mapping[str, float]) -> list[str]:
-        return [f"{row[name]:.2%}" if TESTED[name] in SCORES else f"{row[name]:.4f}" for name in names]
+        return [tested[name].text(row[name]) for name in names]
 
     for row in rows:
         table.add_row(str(row["fold"]), f"{row['images']:,}", *figures(row))

@@ -9,6 +9,7 @@ import mimetypes
 import socket
 import threading
 import webbrowser
+from collections.abc import Collection
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
@@ -30,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from digits.command import command
 from digits.errors import UserError
-from digits.validation import FilePath, Settings, read_settings
+from digits.validation import FilePath, Settings, Trust, read_settings
 
 if TYPE_CHECKING:
     import uvicorn
@@ -66,6 +67,7 @@ class DemoSettings(Settings):
     host: str
     port: Annotated[int, Field(ge=0, le=65535)]
     open_browser: bool
+    trust: Trust
     log_dir: FilePath
 
 
@@ -78,7 +80,7 @@ def main(cfg: DictConfig) -> None:
 
         path = settings.ckpt_path or newest_checkpoint(settings.log_dir)
         log.info("model: %s%s", path, "" if settings.ckpt_path else f", the newest under {settings.log_dir}")
-        classifier = open_classifier(path)
+        classifier = open_classifier(path, settings.trust)
         address, port = listener.getsockname()[:2]
         # With DNS rebinding, another site's name leads here: the page must not open to that site.
         local = address in ("127.0.0.1", "::1")
@@ -145,7 +147,7 @@ def server(app: Starlette) -> "uvicorn.Server":
     return made
 
 
-def open_classifier(path: Path) -> "ImageClassifier":
+def open_classifier(path: Path, trust: Collection[str] = ()) -> "ImageClassifier":
     """Opens a model to answer with ONNX Runtime, whose one-image latency is the lowest.
 
     Raises:
@@ -154,12 +156,12 @@ def open_classifier(path: Path) -> "ImageClassifier":
     from digits.pictures.reader import load_classifier, onnx_classifier
 
     if path.suffix in (".onnx", ".pth"):
-        return load_classifier(path)
+        return load_classifier(path, trust=trust)
     log.info("converting it to ONNX; an exported best.onnx starts at once (python -m digits.export)")
     from digits.checkpoints import Checkpoint
     from digits.onnx_model import to_onnx
 
-    checkpoint = Checkpoint.open(path)
+    checkpoint = Checkpoint.open(path, trust)
     return onnx_classifier(to_onnx(checkpoint.network(), checkpoint.facts))
 
 

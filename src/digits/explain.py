@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from digits.command import command
 from digits.errors import UserError
 from digits.pictures.answers import ImagePaths, output_names, read_files, report_failures
-from digits.validation import FilePath, Settings, read_settings
+from digits.validation import FilePath, Settings, Trust, read_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +27,7 @@ class ExplainSettings(Settings):
     images: ImagePaths
     ckpt_path: FilePath | None
     method: Literal["integrated_gradients", "grad_cam"]
+    trust: Trust
     log_dir: FilePath
 
 
@@ -42,7 +43,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
     from digits.runs.run import newest_checkpoint
 
     run.save_config(cfg)
-    checkpoint = Checkpoint.open(settings.ckpt_path or newest_checkpoint(settings.log_dir))
+    checkpoint = Checkpoint.open(settings.ckpt_path or newest_checkpoint(settings.log_dir), settings.trust)
     network, facts = checkpoint.network(), checkpoint.facts
     classifier = torch_classifier(network, facts)
     model = RawPixels(network, facts.mean, facts.std).float().eval()
@@ -100,15 +101,21 @@ def attribution(model: "RawPixels", image: np.ndarray, label: int, method: str =
 
 def _feature_maps(network: "nn.Module") -> "nn.Module":
     """The part that gives the last maps (C, H, W) before the classes: `features` here and in torchvision, `layer4` in
-    its ResNets.
+    its ResNets, else the last convolution.
 
     Raises:
-        UserError: if the network has neither.
+        UserError: if the network has none of them.
     """
-    for name in ("features", "layer4"):
-        if hasattr(network, name):
-            return getattr(network, name)
-    raise UserError(f"method=grad_cam: {type(network).__name__} has no `features`; take integrated_gradients")
+    from torch import nn
+
+    from digits.resized import Resized
+
+    inner = network.network if isinstance(network, Resized) else network
+    named = [getattr(inner, name) for name in ("features", "layer4") if hasattr(inner, name)]
+    convolutions = [module for module in inner.modules() if isinstance(module, nn.Conv2d)]
+    if not named and not convolutions:
+        raise UserError(f"method=grad_cam: {type(inner).__name__} has no convolution; take integrated_gradients")
+    return named[0] if named else convolutions[-1]
 
 
 if __name__ == "__main__":

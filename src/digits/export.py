@@ -22,7 +22,7 @@ from digits.model_facts import ModelFacts
 from digits.onnx_model import BATCH, calibration_images, quantized, to_onnx, with_example
 from digits.pictures.reader import load_classifier, onnx_classifier, torch_classifier
 from digits.runs.run import newest_checkpoint
-from digits.validation import FilePath, Settings, read_settings
+from digits.validation import FilePath, Settings, Trust, read_settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +47,7 @@ class ExportSettings(Settings):
     quantize: bool
     output: FilePath | None
     data: DataPlace
+    trust: Trust
     log_dir: FilePath
 
     @model_validator(mode="after")
@@ -69,7 +70,7 @@ def main(cfg: DictConfig) -> None:
 
     from digits.checkpoints import Checkpoint, save_state_dict
 
-    checkpoint = Checkpoint.open(settings.ckpt_path or newest_checkpoint(settings.log_dir))
+    checkpoint = Checkpoint.open(settings.ckpt_path or newest_checkpoint(settings.log_dir), settings.trust)
     output = settings.output or checkpoint.path.with_suffix(suffix)
     network, facts = checkpoint.network(), checkpoint.facts
     data = checkpoint.data(root=settings.data.root and str(settings.data.root))
@@ -91,7 +92,10 @@ def main(cfg: DictConfig) -> None:
                 part.write_bytes(to_pt2(network, facts))
             case "state_dict":
                 save_state_dict(network.float(), checkpoint.settings["model"], facts, part)
-        logits = _pt2_logits(part) if settings.format == "torch_export" else load_classifier(part).logits
+        if settings.format == "torch_export":
+            logits = _pt2_logits(part)
+        else:
+            logits = load_classifier(part, trust=settings.trust).logits
         name = "onnx int8" if settings.quantize else settings.format
         test.compare(name, logits, part.stat().st_size, answers_may_differ=settings.quantize)
     log.info("saved:   %s", output)

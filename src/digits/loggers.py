@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from omegaconf import DictConfig, OmegaConf
 
 from digits.runs.run import Run
-from digits.validation import target_of
+from digits.targets import target_of
 
 
 def open_loggers(configs: DictConfig, run: Run, step: int | None) -> list[Logger]:

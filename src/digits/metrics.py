@@ -1,17 +1,23 @@
-"""The metric list: every figure that a run logs, with its label, its torchmetrics class and its direction."""
+"""The metric list: every figure that a run logs, with its label, its class and its direction.
 
-from collections.abc import Mapping
+configs/metrics/default.yaml says what an entry may hold. A run's record keeps the list, so that whoever reads a run
+knows its figures.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from digits.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torchmetrics import MetricCollection
+    from torchmetrics import Metric, MetricCollection
 
 EVALUATION = ("val", "test")
 STAGES = ("train", *EVALUATION)
+OBJECTIVE = "val/acc"  # of sweeps and searches: the higher, the better
 
 
 @dataclass(frozen=True)
@@ -22,59 +28,120 @@ class MetricEntry:
         name: as in `val/acc`.
         label: for tables.
         direction: whether the higher value is the better one (`max`) or the lower one (`min`).
-        target: dotted name of a torchmetrics class that takes `num_classes`; None: the loss, which is no metric of it.
         stages: that it is measured in.
-        arguments: of that class.
+        percent: whether it is a share, to be shown in percent.
+        prominent: whether it is in the epochs' line and in the tables of runs.
+        metric: the `_target_` and the arguments of its class, as plain types; empty: the loss, which has none.
     """
 
     name: str
     label: str
     direction: Literal["min", "max"]
-    target: str | None = None
     stages: tuple[str, ...] = EVALUATION
-    arguments: dict[str, Any] = field(default_factory=dict)
+    percent: bool = False
+    prominent: bool = True
+    metric: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, settings: Any) -> Self:
+        """An entry from its config.
+
+        Raises:
+            UserError: for a value that no entry can have, or a class that does not say which value is the better one.
+        """
+        from digits.targets import parameters_of, target_of
+
+        kind = target_of(f"metrics.{name}", settings)
+        rest = dict(settings)
+        known: dict[Any, str] = {True: "max", False: "min"}
+        direction: Any = rest.pop("direction", None) or known.get(getattr(kind, "higher_is_better", None))
+        stages = rest.pop("stages", None) or EVALUATION
+        shown = {key: rest.pop(key, default) for key, default in (("percent", False), ("prominent", True))}
+        label = str(rest.pop("label", None) or name)
+        problem = ""
+        if direction not in ("min", "max"):
+            problem = f"direction={direction or 'null'}: give max or min, whichever is the better value"
+        elif not set(stages) <= set(STAGES):
+            problem = f"stages={list(stages)}: there are {', '.join(STAGES)}"
+        elif wrong := [key for key, value in shown.items() if not isinstance(value, bool)]:
+            problem = f"{wrong[0]}={shown[wrong[0]]}: give true or false"
+        if problem or name == LOSS.name or "/" in name:
+            raise UserError(f"metrics.{name}{f'.{problem}' if problem else ': another name, please: this is taken'}")
+        takes = parameters_of(kind)
+        if "validate_args" in takes:
+            rest.setdefault("validate_args", False)
+        return cls(name, label, direction, tuple(stages), **shown, metric=rest)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record keeps of it."""
+        return {key: value for key, value in vars(self).items() if key not in ("name", "metric")}
+
+    def text(self, value: float) -> str:
+        """A value for people."""
+        return f"{value:.2%}" if self.percent else f"{value:.4f}"
 
 
-MULTICLASS = "torchmetrics.classification.Multiclass"
 LOSS = MetricEntry("loss", "loss", "min", stages=STAGES)
-SCORES = (
-    MetricEntry("acc", "accuracy", "max", f"{MULTICLASS}Accuracy", STAGES, {"average": "micro"}),
-    MetricEntry("precision", "precision", "max", f"{MULTICLASS}Precision", arguments={"average": "weighted"}),
-    MetricEntry("recall", "recall", "max", f"{MULTICLASS}Recall", arguments={"average": "weighted"}),
-    MetricEntry("f1", "F1", "max", f"{MULTICLASS}F1Score", arguments={"average": "weighted"}),
-)
-METRICS = (LOSS, *SCORES)
-# What a run can choose by: logged while it trains.
-LOGGED = {f"{stage}/{one.name}": one for stage in ("train", "val") for one in METRICS if stage in one.stages}
-OBJECTIVE = "val/acc"  # of sweeps and searches
 
 
-def direction_of(monitor: str, key: str) -> Literal["min", "max"]:
+def entries(metrics: Mapping[str, Any]) -> list[MetricEntry]:
+    """The entries of the config group `metrics`, plain or not; one that is null is left out. Raises as `of`."""
+    return [MetricEntry.of(str(name), settings) for name, settings in metrics.items() if settings]
+
+
+@functools.cache
+def default_entries() -> tuple[MetricEntry, ...]:
+    """Those of every run."""
+    from omegaconf import OmegaConf
+
+    from digits.overrides import CONFIGS
+
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "metrics" / "default.yaml"))
+    return tuple(entries(defaults))
+
+
+def recorded(facts: Mapping[str, Any]) -> list[MetricEntry]:
+    """The entries of a run's record, without their classes."""
+    known = facts.get("metrics") or {entry.name: entry.facts for entry in default_entries()}
+    return [MetricEntry(name, **{**one, "stages": tuple(one["stages"])}) for name, one in known.items()]
+
+
+def logged(known: Iterable[MetricEntry], stages: Sequence[str] = ("train", "val")) -> dict[str, MetricEntry]:
+    """The figures that a run logs in these stages, by name such as `val/acc`; by default what it can choose by."""
+    return {f"{stage}/{one.name}": one for stage in stages for one in (LOSS, *known) if stage in one.stages}
+
+
+def direction_of(monitor: str, key: str, known: Iterable[MetricEntry]) -> Literal["min", "max"]:
     """Which value of a logged figure is the better one.
 
     Args:
         monitor: its name, such as `val/loss`.
         key: of the config that watches it, to name it in the error.
+        known: the run's metric list.
 
     Raises:
-        UserError: for a name that no run logs.
+        UserError: for a name that the run does not log.
     """
-    if monitor not in LOGGED:
-        raise UserError(f"{key}.monitor={monitor}: there are {', '.join(LOGGED)}")
-    return LOGGED[monitor].direction
+    figures = logged(known)
+    if monitor not in figures:
+        raise UserError(f"{key}.monitor={monitor}: there are {', '.join(figures)}")
+    return figures[monitor].direction
 
 
-def metric_collection(stage: str, num_classes: int) -> "MetricCollection":
-    """The list's torchmetrics for a stage, under their logged names, and outside of training the confusion matrix."""
-    from hydra.utils import get_class
+def metric_collection(stage: str, num_classes: int, known: Iterable[MetricEntry]) -> "MetricCollection":
+    """The list's metrics for a stage, under their logged names, and outside of training the confusion matrix."""
     from torchmetrics import MetricCollection
     from torchmetrics.classification import MulticlassConfusionMatrix
 
-    metrics = {
-        one.name: get_class(one.target)(num_classes, validate_args=False, **one.arguments)
-        for one in SCORES
-        if stage in one.stages and one.target
-    }
+    from digits.targets import make, parameters_of, target_of
+
+    metrics: dict[str, Metric | MetricCollection] = {}
+    for one in known:
+        if stage in one.stages:
+            takes = parameters_of(target_of(f"metrics.{one.name}", one.metric))
+            classes = {"num_classes": num_classes} if "num_classes" in takes else {}
+            metrics[one.name] = make(classes | one.metric)
     if stage in EVALUATION:
         metrics["confusion"] = MulticlassConfusionMatrix(num_classes, validate_args=False)
     return MetricCollection(metrics, prefix=f"{stage}/")

@@ -12,17 +12,26 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from digits.errors import UserError
+from digits.targets import parameters_of, target_of
 
 PACKAGE = Path(__file__).parent
 # A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU,
 # a size that is a share, pixel statistics to be computed or given for each channel, images of their own size.
-ANY_KIND = {"trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
+ANY_KIND = {"trust", "trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
 AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches")
 # Groups of which none can be chosen.
 OPTIONAL_GROUPS = ("experiment", "hparams_search", "debug")
+# Of the groups that are one class each: settings that the class does not get.
+READ_BY_BUILD: dict[str, set[str]] = {
+    "model": set(),
+    "loss": set(),
+    "augmentation": set(),
+    "optimizer": {"_partial_"},
+    "scheduler": {"_partial_", "interval", "frequency", "monitor"},
+}
 SLURM_LAUNCHERS = ("slurm", "submitit_slurm")
 # What somebody may have meant by an argument that is no override.
 EXAMPLES = {
@@ -127,6 +136,25 @@ def _problem(argument: str, following: str, flags: bool, config_name: str) -> st
 def job_overrides() -> list[str]:
     """The overrides of the job that Hydra runs, as they were given: interpolations stay what they are."""
     return list(OmegaConf.to_container(HydraConfig.get().overrides)["task"])  # type: ignore[call-overload, index]
+
+
+def adopt_targets(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Where a `_target_` was overridden, removes the chosen file's settings that the other class does not take.
+
+    `optimizer._target_=torch.optim.NAdam` is not to fail for want of a parameter `fused`. What was typed stays.
+
+    Args:
+        cfg: changed in place.
+        overrides: of the job.
+    """
+    typed = [override.partition("=")[0].lstrip("+") for override in overrides]
+    for group in READ_BY_BUILD.keys() & {key.removesuffix("._target_") for key in typed if key.endswith("._target_")}:
+        part = OmegaConf.select(cfg, group)
+        takes = {*parameters_of(target_of(group, part)), "_target_", *READ_BY_BUILD[group]}
+        takes |= {key.split(".")[1] for key in typed if key.startswith(f"{group}.")}
+        with open_dict(part):
+            for key in [key for key in part if key not in takes]:
+                del part[key]
 
 
 def check_job(cfg: DictConfig) -> None:

@@ -15,7 +15,7 @@ from digits import submission
 from digits.atomic import atomic_write
 from digits.command import command
 from digits.pictures.answers import Answer, ImagePaths, output_names, read_files, report_failures
-from digits.validation import FilePath, Settings, read_settings
+from digits.validation import FilePath, Settings, Trust, read_settings
 
 log = logging.getLogger(__name__)
 COLUMNS = ["file", "position", "label", "probability", "runner_up", "runner_up_probability"]
@@ -31,6 +31,7 @@ class PredictSettings(Settings):
     save_preprocessed: FilePath | None
     submission: FilePath | None
     submission_header: Annotated[list[str], Field(min_length=2, max_length=2)]
+    trust: Trust
     log_dir: FilePath
 
     @property
@@ -79,7 +80,7 @@ def main(cfg: DictConfig) -> None:
     from digits.runs.run import newest_checkpoint
 
     checkpoint = settings.ckpt_path or newest_checkpoint(settings.log_dir)
-    classifier = load_classifier(checkpoint)
+    classifier = load_classifier(checkpoint, trust=settings.trust)
     log.info("model:  %s, trained on %s", checkpoint, classifier.facts.dataset)
     wanted = settings.submission
     if settings.table and wanted and settings.has_pixels:

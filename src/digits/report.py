@@ -1,6 +1,6 @@
 """What a run says in text: the data's statistics and the evaluation, as tables for terminal and log file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -15,9 +15,7 @@ from digits.console import as_text
 from digits.data.images import pixel_statistics
 from digits.data.module import DigitsDataModule
 from digits.data.splits import Splits
-from digits.metrics import SCORES
-
-METRICS = {one.name: one.label for one in SCORES}
+from digits.metrics import LOSS, MetricEntry, logged
 
 
 def class_counts(splits: Splits, num_classes: int) -> dict[str, np.ndarray]:
@@ -68,24 +66,26 @@ def network_summary(network: nn.Module, images: Tensor) -> str:
     return f"{type(network).__name__}, {total:,} parameters\n{ModelSummary(_Shown(network, images), max_depth=-1)}\n"
 
 
-def epoch_line(row: Mapping[str, float], max_epochs: int) -> str:
-    """One line for an epoch: what there is of losses, accuracies and speed, and the seconds it took."""
+def epoch_line(row: Mapping[str, float], max_epochs: int, entries: Iterable[MetricEntry]) -> str:
+    """One line for an epoch: what there is of loss, prominent metrics and speed, and the seconds it took."""
     of = f"/{max_epochs}" if max_epochs > 0 else ""
-    values = [f"{name} {row[name]:.4f}" for name in ("train/loss", "train/acc", "val/loss", "val/acc") if name in row]
+    names = [name for name, one in logged(entries).items() if one.prominent and name in row]
+    values = [f"{name} {row[name]:.4f}" for name in names]
     if "train/images_per_second" in row:
         values.append(f"{row['train/images_per_second']:,.0f} images/s")
     return "  ".join([f"epoch {row['epoch']:>2}{of}", *values, f"{row['seconds']:.1f} s"])
 
 
-def evaluation(metrics: Mapping[str, Tensor | float], analysis: Misclassification, dataset: str) -> str:
+def evaluation(
+    metrics: Mapping[str, Tensor | float], analysis: Misclassification, dataset: str, entries: Iterable[MetricEntry]
+) -> str:
     """The test's figures and the misclassification analysis."""
+    measured = {one.label: one.text(float(metrics[name])) for name, one in logged(entries, ["test"]).items()}
+    measured[LOSS.label] = measured.pop(LOSS.label)  # at the end
+    width = max(map(len, measured))
     lines = [f"test set of {dataset}: {analysis.total:,} images, {analysis.errors:,} misclassified", ""]
-    lines += [f"  {label:<9} {metrics[f'test/{name}']:8.2%}" for name, label in METRICS.items()]
-    lines += [
-        f"  {'loss':<9} {metrics['test/loss']:8.4f}",
-        "  (precision, recall and F1: weighted by class size)",
-        "",
-    ]
+    lines += [f"  {label:<{width}} {value:>8}" for label, value in measured.items()]
+    lines += ["  (precision, recall and F1: weighted by class size)", ""]
 
     table = Table("class", box=box.SIMPLE_HEAD, title="Misclassified, by true class", title_justify="left")
     for column in ("images", "missed", "rate"):
@@ -101,15 +101,17 @@ def evaluation(metrics: Mapping[str, Tensor | float], analysis: Misclassificatio
     return "\n".join(lines)
 
 
-def ensemble(members: Sequence[Mapping[str, Any]], together: Mapping[str, float]) -> str:
+def ensemble(
+    members: Sequence[Mapping[str, Any]], together: Mapping[str, float], entries: Iterable[MetricEntry]
+) -> str:
     """The test's figures of each member, a mapping with its `ckpt_path`, and below them those of all together."""
+    figures = logged(entries, ["test"])
     table = Table("checkpoint", box=box.SIMPLE_HEAD, title="Members and ensemble", title_justify="left")
-    for label in (*METRICS.values(), "loss"):
-        table.add_column(label, justify="right")
+    for one in figures.values():
+        table.add_column(one.label, justify="right")
 
     def add_row(name: str, metrics: Mapping[str, Any]) -> None:
-        shares = [f"{metrics[f'test/{metric}']:.2%}" for metric in METRICS]
-        table.add_row(name, *shares, f"{metrics['test/loss']:.4f}")
+        table.add_row(name, *(one.text(metrics[figure]) for figure, one in figures.items()))
 
     for member in members:
         add_row(member["ckpt_path"], member)

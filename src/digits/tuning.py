@@ -33,6 +33,7 @@ def tune(
     if cfg.find_lr:
         cfg.optimizer.lr = find_lr(make_classifier(), data, probe(trainer))
         log.info("find_lr: optimizer.lr=%s", cfg.optimizer.lr)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)  # training starts as if nothing had been tried
 
 
 def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> int:

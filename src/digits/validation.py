@@ -1,18 +1,17 @@
 """Settings of the right kind and range: pydantic finds what is wrong, this module says it in one line."""
 
 import functools
-import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 
 from digits.errors import UserError
+from digits.targets import packages
 
 
 class Settings(BaseModel):
@@ -28,6 +27,7 @@ def _as_path(value: Any) -> Any:
     return Path(str(value)).expanduser() if isinstance(value, str | int | float) else value
 
 
+Trust = Annotated[list[str], BeforeValidator(packages)]  # packages of which a checkpoint may name code
 FilePath = Annotated[Path, BeforeValidator(_as_path), Field(strict=False)]  # from what YAML makes of a name: 5 is one
 S = TypeVar("S", bound=Settings)
 P = ParamSpec("P")
@@ -51,29 +51,6 @@ def user_errors(prefix: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise UserError(one_line(error, prefix)) from error
-
-
-def target_of(key: str, part: Any) -> Any:
-    """What a part of the config says is to be made: a class, as a rule.
-
-    Raises:
-        UserError: if the part names nothing that can be imported.
-    """
-    target = part.get("_target_") if isinstance(part, DictConfig) else None
-    try:
-        return get_object(str(target))
-    except Exception as error:  # a module can fail in any way while it is imported
-        what = f"{key}._target_={target}" if target else f"{key}={part}"
-        reason = textwrap.shorten(str(error), 200) if target else "it has no _target_"
-        raise UserError(f"{what}: names nothing that can be made ({reason})") from error
-
-
-def parameters_of(function: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a class or function; none where it does not tell, as some builtins."""
-    try:
-        return inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return {}
 
 
 def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:

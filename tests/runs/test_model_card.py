@@ -9,7 +9,6 @@ from conftest import Command
 from scipy.stats import norm
 from sklearn.metrics import f1_score, precision_score
 
-from digits.metrics import SCORES, MetricEntry
 from digits.runs import model_card
 from digits.runs.model_card import intervals
 from digits.runs.run import Run
@@ -48,12 +47,12 @@ def test_card_of_a_run(trained: Path) -> None:
     assert 'load_classifier("checkpoints/best.ckpt")' in card
 
 
-def test_metric_without_an_interval_has_its_row(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_card, "SCORES", (*SCORES, MetricEntry("mcc", "Matthews", "max")))
+def test_metric_without_an_interval_has_its_row(trained: Path) -> None:
     run = Run(trained)
+    run.facts["metrics"]["mcc"] = {**run.facts["metrics"]["acc"], "label": "Matthews", "percent": False}
     assert "Matthews" not in model_card.model_card(run, "0123456789")
     run.facts["test/mcc"] = 0.5
-    assert "| Matthews | 50.00% |  |" in model_card.model_card(run, "0123456789")
+    assert "| Matthews | 0.5000 |  |" in model_card.model_card(run, "0123456789")
 
 
 def test_cards_of_runs_without_a_result(command: Command) -> None:

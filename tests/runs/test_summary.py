@@ -162,7 +162,7 @@ def test_what_is_no_setting_does_not_differ(tmp_path: Path) -> None:
     summary = summary_of(tmp_path)
     assert summary.differing == {"seed": ["0", "1", "2"]}
     [one] = summary.configurations
-    assert one.accuracy("val/acc") == f"91.00 ± {100 * statistics.stdev([0.9, 0.91, 0.92]):.2f} %"
+    assert one.figure("val/acc") == f"91.00 ± {100 * statistics.stdev([0.9, 0.91, 0.92]):.2f} %"
     assert summary.best[0].commands == ["python train.py -m optimizer=sgd seed=0,1,2"]
 
 
@@ -194,7 +194,7 @@ def test_folds_are_folded_as_seeds_are_and_none_is_the_best(tmp_path: Path) -> N
         config = {"data": {"folds": 3, "fold": number}}
         job(tmp_path / str(number), "data.folds=3", f"data.fold={number}", config=config, val=acc)
     summary = write_summary(tmp_path)
-    assert [one.accuracy("val/acc") for one in summary.configurations] == ["80.00 ± 10.00 %"]
+    assert [one.figure("val/acc") for one in summary.configurations] == ["80.00 ± 10.00 %"]
     for text in (summary.text, (tmp_path / "summary.md").read_text()):
         assert "folds" in text
         assert "Best" not in text
@@ -287,7 +287,7 @@ def test_repeated_seed_is_no_second_sample(tmp_path: Path) -> None:
     job(tmp_path / "1", val=0.8, started_at="2026-01-01")
     summary = summary_of(tmp_path)
     [one] = summary.configurations
-    assert one.accuracy("val/acc") == "90.00 %"
+    assert one.figure("val/acc") == "90.00 %"
     assert "repeated with the same seed: 1 run, of which the latest counts" in summary.text
 
 
@@ -392,3 +392,18 @@ def test_hopeless_configuration_does_not_hide_the_others() -> None:
     a, b, c = (axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] for x in (0.99, 0.98, 0.1))
     assert 0 < c < b < a < 1
     assert a - b > 0.05
+
+
+def test_metrics_of_ones_own_have_columns(tmp_path: Path) -> None:
+    kappa = {"label": "kappa", "direction": "max", "stages": ["val", "test"], "percent": False, "prominent": True}
+    acc = {"label": "accuracy", "direction": "max", "stages": ["train", "val", "test"], "percent": True}
+    known = {"kappa": kappa, "acc": acc | {"prominent": True}, "f1": acc | {"prominent": False}}
+    for number, value in enumerate((0.75, 0.85)):
+        figures = {"val/kappa": value, "test/kappa": value - 0.1, "val/f1": 0.5}
+        job(tmp_path / str(number), config={"seed": number}, val=0.9, metrics=known, **figures)
+    summary = summary_of(tmp_path)
+    assert list(summary.metrics) == ["val/acc", "test/acc", "val/kappa", "test/kappa"]
+    assert f"0.8000 ± {statistics.stdev([0.75, 0.85]):.4f}" in summary.markdown
+    summary.write_csv(tmp_path / "s.csv")
+    [row, _] = csv.DictReader((tmp_path / "s.csv").open())
+    assert (row["val/kappa"], row["test/kappa"]) == ("0.75", "0.65")

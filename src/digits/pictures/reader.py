@@ -1,6 +1,6 @@
 """A trained network, ready to read pictures:  load_classifier("best.ckpt").predict("photo.png")"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +107,11 @@ class ImageClassifier:
 
 
 def load_classifier(
-    path: str | Path, network: Any = None, device: str = "cpu", facts: ModelFacts | None = None
+    path: str | Path,
+    network: Any = None,
+    device: str = "cpu",
+    facts: ModelFacts | None = None,
+    trust: Collection[str] = (),
 ) -> ImageClassifier:
     """Opens a trained network of this project. Nothing in the file is run.
 
@@ -116,6 +120,7 @@ def load_classifier(
         network: the network that the weights belong to, for a `*.pth` of another origin.
         device: where a `*.ckpt` or a `*.pth` computes; `*.onnx` computes on the CPU.
         facts: about that network.
+        trust: packages of one's own, besides digits, torch and torchvision, whose code the file may name.
 
     Raises:
         UserError: if there is no such file, or nothing of that kind in it.
@@ -135,9 +140,9 @@ def load_classifier(
         with one_line_errors(path, f"no weights of this {type(network).__name__}"):
             network.load_state_dict(weights)
     elif path.suffix == ".pth":
-        network, facts = open_state_dict(path)
+        network, facts = open_state_dict(path, trust)
     else:
-        checkpoint = Checkpoint.open(path)
+        checkpoint = Checkpoint.open(path, trust)
         network, facts = checkpoint.network(), checkpoint.facts
     return torch_classifier(network, facts, device)
 

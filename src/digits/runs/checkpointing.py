@@ -179,18 +179,20 @@ def to_resume(run: Run, max_epochs: int) -> Checkpoint | None:
     return checkpoint
 
 
-def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any], processes: int) -> None:
+def check_settings(checkpoint: Checkpoint | None, settings: Mapping[str, Any], processes: int) -> None:
     """Refuses a checkpoint that a run with these settings cannot resume from.
 
     Raises:
         UserError: saying what it lacks, or which setting is another.
     """
+    if checkpoint is None:  # nothing is resumed
+        return
     problem = None
     if lacking := NEEDED.difference(checkpoint.content):
         problem = f"not to resume from, it has no {', '.join(sorted(lacking))}"
     elif len(checkpoint.content["train_metrics"]) != processes:
         problem = f"of {len(checkpoint.content['train_metrics'])} processes, and this run has {processes}"
-    for name in ("model", "optimizer", "scheduler", "augmentation", "seed", "data"):
+    for name in ("model", "loss", "metrics", "optimizer", "scheduler", "augmentation", "seed", "data"):
         ours, theirs = settings[name], checkpoint.settings.get(name, {})
         if name == "data":  # which may have moved
             ours, theirs = ({key: value for key, value in part.items() if key != "root"} for part in (ours, theirs))

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from digits.data.datasets import named
-from digits.metrics import SCORES
+from digits.metrics import logged, recorded
 from digits.runs.run import Run
 
 CONFIDENCE = 0.95
@@ -89,9 +89,9 @@ def _figures(facts: Mapping[str, Any]) -> list[str]:
     confusion = np.array(facts["confusion_matrix"])
     between = {name: f"{low:.2%} to {high:.2%}" for name, (low, high) in intervals(confusion).items()}
     rows = [
-        f"| {one.label} | {facts[f'test/{one.name}']:.2%} | {between.get(one.name, '')} |"
-        for one in SCORES
-        if f"test/{one.name}" in facts
+        f"| {one.label} | {one.text(facts[name])} | {between.get(one.name, '')} |"
+        for name, one in logged(recorded(facts), ["test"]).items()
+        if name in facts
     ]
     missed = ", ".join(facts["misclassification"]["most_missed"]) or "none"
     return [
@@ -130,9 +130,8 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"- network: {target('model')}; {facts['parameters']:,} parameters",
-            *(f"- {group}: {target(group)}" for group in ("optimizer", "scheduler", "augmentation")),
-            f"- batches of {settings['data']['batch_size']}, seed {facts['seed']}, label smoothing"
-            f" {settings['label_smoothing']}",
+            *(f"- {group}: {target(group)}" for group in ("loss", "optimizer", "scheduler", "augmentation")),
+            f"- batches of {settings['data']['batch_size']}, seed {facts['seed']}",
             f"- {trained}; tested: the weights after epoch {facts['tested_epoch']}",
             f"- again: `{run.command}`",
         ]

@@ -1,11 +1,23 @@
 """What a run's record may hold, when it comes from a file: pydantic's schema of metrics.json."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 Number = int | float | None
 Text = Annotated[str, Field(min_length=1)]
+
+
+class MetricFacts(BaseModel):
+    """Of an entry of the metric list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str
+    direction: Literal["min", "max"]
+    stages: list[Literal["train", "val", "test"]]
+    percent: bool
+    prominent: bool
 
 
 class Record(BaseModel):
@@ -37,6 +49,7 @@ class Record(BaseModel):
     git_commit: str | None = None
     git_dirty: bool | None = None
     split_sizes: dict[str, int] = {}
+    metrics: dict[str, MetricFacts] = {}
 
 
 FIGURES = TypeAdapter(dict[str, Number])

@@ -1,15 +1,15 @@
 """Resuming a run by its folder: its config.yaml is the truth, with the few keys that may change on top."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from digits.errors import UserError
 from digits.overrides import given_values, job_overrides, log_dir, quoted
 from digits.runs.run import CONFIG, Run, newest_run
+from digits.targets import untrusted
 
 # What may change: how long the run takes, and where things are.
 RESUME_KEYS = (
@@ -19,20 +19,7 @@ RESUME_KEYS = (
     "checkpoint_every_seconds",
     "data.root",
     "log_dir",
-)
-PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "optuna")
-# What these libraries have classes of that an experiment is made of. By name: to import them all would take seconds.
-KINDS = (
-    "torch.nn.modules.module.Module",
-    "torch.optim.optimizer.Optimizer",
-    "torch.optim.lr_scheduler.LRScheduler",
-    "lightning.pytorch.core.datamodule.LightningDataModule",
-    "lightning.pytorch.trainer.trainer.Trainer",
-    "lightning.pytorch.callbacks.callback.Callback",
-    "lightning.pytorch.loggers.logger.Logger",
-    "lightning.pytorch.profilers.profiler.Profiler",
-    "lightning.pytorch.strategies.strategy.Strategy",
-    "optuna.pruners._base.BasePruner",
+    "trust",
 )
 
 
@@ -111,7 +98,7 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"resume={cfg.resume}: its {CONFIG} is missing or damaged ({error})") from error
     given = {override.partition("=")[0] for override in job_overrides()}
-    problem = _foreign_target(saved)
+    problem = untrusted(OmegaConf.to_container(saved), cfg.trust)
     if pruning:
         problem = "a trial of a search. A search resumes when its command is run again"
     if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and "auto" in schedule.values():
@@ -121,40 +108,6 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
         )
     if problem:
         raise UserError(f"resume={cfg.resume}: {problem}")
-    for key in ("resume", *given.intersection(RESUME_KEYS)):
+    for key in ("resume", "trust", *given.intersection(RESUME_KEYS)):  # whom to trust is never the file's to say
         OmegaConf.update(saved, key, OmegaConf.select(cfg, key), force_add=True)
     return saved, planned
-
-
-def _foreign_target(cfg: DictConfig) -> str | None:
-    """What in a config is not of a kind that an experiment is made of: the file may come from anywhere.
-
-    Hydra would call whatever a `_target_` names. The object counts, not only its name (`torch.os.system` is not
-    torch's), and its kind: torch has classes that start any process.
-    """
-    from hydra._internal.utils import _locate
-
-    for key, target in _targets(OmegaConf.to_container(cfg)):
-        found = None
-        if str(target).partition(".")[0] in PACKAGES:
-            try:
-                found = _locate(str(target))
-            except Exception:  # a module that is missing, or fails when imported: it says so when it is needed
-                continue
-        home = str(getattr(found, "__module__", "")).partition(".")[0]
-        bases = getattr(found, "__mro__", ()) if home in PACKAGES else ()
-        if not any(f"{base.__module__}.{base.__qualname__}" in KINDS for base in bases):
-            kinds = ", ".join(kind.rpartition(".")[2] for kind in KINDS)
-            return (
-                f"{key}={target}: the config of a resumed run may name only classes from {', '.join(PACKAGES)} of these"
-                f" kinds: {kinds}"
-            )
-    return None
-
-
-def _targets(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    items = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
-    for key, value in items:
-        if key == "_target_":
-            yield f"{prefix}{key}", value
-        yield from _targets(value, f"{prefix}{key}.")

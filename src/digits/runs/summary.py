@@ -19,14 +19,13 @@ from rich.table import Table
 from digits.atomic import atomic_write
 from digits.console import as_text
 from digits.errors import UserError
-from digits.metrics import OBJECTIVE, direction_of
+from digits.metrics import EVALUATION, LOSS, OBJECTIVE, MetricEntry, logged, recorded
 from digits.runs.differences import REPEATED, Differences, flat, settings_of
 from digits.runs.run import CONFIG, PLAN, RECORD, Run, natural, read_yaml
 
 UNFINISHED = ("failed", "interrupted", "running", "crashed", "unreadable")  # pruned is an end that the search meant
-FACTS = ("val/acc", "test/acc", "train_seconds", "duration_seconds", "status", "error", "tested_epoch", "git_commit")
+FACTS = ("train_seconds", "duration_seconds", "status", "error", "tested_epoch", "git_commit")
 DRAWN = 40  # configurations: more rows make a poster, not a figure
-SIGN = 1 if direction_of(OBJECTIVE, "summary") == "max" else -1
 NO_CONFIG = f"its {CONFIG} is missing or damaged"
 
 
@@ -92,19 +91,21 @@ class Configuration:
         """A figure of the record, such as `val/acc`, from each run that has it."""
         return [job.run.facts[name] for job in self.jobs if job.run.facts.get(name) is not None]
 
-    def accuracy(self, name: str) -> str:
+    def figure(self, name: str, percent: bool = True) -> str:
         """Mean ± sample standard deviation, for people; a single value has no standard deviation."""
-        values = [100 * value for value in self.values(name)]
+        values = [100 * value if percent else value for value in self.values(name)]
         if not values:
             return "–"
-        sd = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-        return f"{mean(values):.2f}{sd} %" + (f" (of {len(values)})" if len(values) < len(self.jobs) else "")
+        digits, unit = (2, " %") if percent else (4, "")
+        sd = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+        of = f" (of {len(values)})" if len(values) < len(self.jobs) else ""
+        return f"{mean(values):.{digits}f}{sd}{unit}{of}"
 
     @property
     def score(self) -> float:
         """The mean of the objective, the higher the better; nothing measured is the worst."""
         values = self.values(OBJECTIVE)
-        return SIGN * mean(values) if values else -math.inf
+        return mean(values) if values else -math.inf
 
     @property
     def seconds(self) -> str:
@@ -154,6 +155,13 @@ class Summary:
             for key in REPEATED
         }
         return columns | {key: values for key, values in repeated.items() if len(values) > 1}
+
+    @cached_property
+    def metrics(self) -> dict[str, MetricEntry]:
+        """The figures of a table by their names, such as `test/acc`: the accuracies, then the runs' further ones."""
+        known = [one for job in self.jobs for one in recorded(job.run.facts) if one.prominent]
+        found = logged(sorted(known, key=lambda one: one.name != "acc"), EVALUATION)
+        return {name: one for name, one in sorted(found.items(), key=lambda each: each[1].name != "acc") if one != LOSS}
 
     @cached_property
     def configurations(self) -> list[Configuration]:
@@ -263,10 +271,11 @@ class Summary:
         columns = list(self._differences.columns) or ["configuration"]
         repeated = [REPEATED[key] for key in self.differing if key in REPEATED]
         counted = repeated[0] if len(repeated) == 1 else "runs"
-        table = [[*(["data set"] if several else []), *columns, "val/acc", "test/acc", counted, "seconds"]]
+        table = [[*(["data set"] if several else []), *columns, *self.metrics, counted, "seconds"]]
         for one in self.configurations:
             settings = one.settings.values() or ["the same in all"]
-            figures = [one.accuracy("val/acc"), one.accuracy("test/acc"), str(len(one.jobs)), one.seconds]
+            figures = [one.figure(name, entry.percent) for name, entry in self.metrics.items()]
+            figures += [str(len(one.jobs)), one.seconds]
             table.append([*([one.dataset] if several else []), *settings, *figures])
         return table
 
@@ -299,9 +308,9 @@ class Summary:
         ties = [other.label for other in others if math.isclose(other.score, one.score)]
         return [
             *([("jobs", ", ".join(job.name for job in one.jobs))] if len(one.jobs) > 1 else []),
-            ("val/acc", one.accuracy("val/acc") + n),
+            ("val/acc", one.figure("val/acc") + n),
             *(("a tie with", label) for label in ties),
-            ("test/acc", one.accuracy("test/acc") if one.values("test/acc") else "not tested"),
+            ("test/acc", one.figure("test/acc") if one.values("test/acc") else "not tested"),
             ("settings", " ".join(_without_seed(one.jobs[0])) or "the defaults"),
             *(("checkpoint", str(job.run.checkpoint or "none was saved")) for job in one.jobs),
             *(("again", command) for command in one.commands),
@@ -310,14 +319,15 @@ class Summary:
     def write_csv(self, path: Path) -> None:
         """Writes a row for each run, with a column for each setting that differs; accuracies in [0, 1]."""
         several = len(self.data_sets) > 1
+        names = [*self.metrics, *FACTS]
         with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["job", *self.differing, *(["dataset"] if several else []), *FACTS, "folder"])
+            writer.writerow(["job", *self.differing, *(["dataset"] if several else []), *names, "folder"])
             for job in self.jobs:
                 settings = self._settings(job)
                 facts = job.run.facts | {"status": job.status, "error": job.error}
                 data = [job.run.dataset] if several else []
-                values = [*(settings.get(key) for key in self.differing), *data, *(facts.get(name) for name in FACTS)]
+                values = [*(settings.get(key) for key in self.differing), *data, *(facts.get(name) for name in names)]
                 writer.writerow([job.name, *values, job.run.folder])
 
     def write_figure(self, path: Path, title: str) -> None:

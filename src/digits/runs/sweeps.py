@@ -18,7 +18,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from digits.atomic import atomic_write
 from digits.errors import UserError
-from digits.overrides import log_dir, quoted
+from digits.overrides import adopt_targets, log_dir, quoted
 from digits.runs.run import CONFIG, PLAN, natural
 
 BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
@@ -51,6 +51,7 @@ def _plan(config: DictConfig, folder: Path) -> None:
         own = [f"hydra.job.num={number}", *config.hydra.overrides.hydra]
         cfg = compose("train", overrides=[*own, *job], return_hydra_config=True)
         name = str(cfg.hydra.sweep.subdir)
+        adopt_targets(cfg, job)
         with open_dict(cfg):
             cfg.hydra.runtime.output_dir = str(folder / name)
             HydraConfig.instance().set_config(cfg)  # for interpolations of its values
@@ -91,7 +92,7 @@ def resume_sweep_arguments(arguments: Sequence[str], asked: str) -> list[str]:
         )
     found_by = ("-m", "--multirun", "resume_sweep", "log_dir")
     more = [argument for argument in arguments if argument.partition("=")[0] not in found_by]
-    if others := [argument for argument in more if not argument.startswith("hydra")]:
+    if others := [argument for argument in more if not argument.startswith(("hydra", "trust="))]:
         raise UserError(f"{others[0]}: a resumed sweep keeps its settings; give hydra/launcher=... at most")
     jobs = [folder / path.stem for path in plan]
     for job, path in zip(jobs, plan, strict=True):

@@ -1,0 +1,34 @@
+"""Network, loss and metrics of a config, tried out before any data is read, and before imports that take seconds."""
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from digits import parts
+from digits.data.datasets import named
+from digits.metrics import entries
+
+OURS = "digits.data.DigitsDataModule"
+
+
+def rehearse(cfg: DictConfig) -> None:
+    """Asks them about two random images, where the shape of the data set's images is known before they are read.
+
+    Raises:
+        UserError: naming the part that does not work.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    data = plain["data"]
+    data_set = named(data["dataset"])(subset=data.get("subset")) if data["_target_"] == OURS else None
+    shape = data_set.announced if data_set else None
+    if not shape:
+        return
+    names = {name: f"{name}._target_={plain[name].get('_target_')}" for name in ("model", "loss")}
+    with torch.random.fork_rng(devices=[]):  # the run's own random numbers stay as they are
+        settings = parts.network_settings(plain["model"], shape, **plain["model_input"])
+        loss = instantiate(parts.loss_settings(plain["loss"], None, shape["num_classes"]), _convert_="all")
+        network = parts.make_network(parts.without_pretraining(settings), None, plain["freeze"])
+        parts.rehearse(network, loss, [], shape, names)
+        parts.rehearse(network, loss, entries(plain["metrics"]), shape, names)
