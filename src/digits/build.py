@@ -21,6 +21,7 @@ from digits.callbacks import Advice, ProgressBar
 from digits.checkpoints import AtomicCheckpoints, Checkpoint
 from digits.classifier import Classifier
 from digits.data import DigitsDataModule
+from digits.data.own_module import OwnDataModule
 from digits.errors import UserError
 from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of, entries
@@ -33,12 +34,16 @@ log = logging.getLogger(__name__)
 
 def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     """The data of a training, loaded; the record and the config then say what was loaded."""
-    found: DigitsDataModule = instantiate(
-        cfg.data, augmentation=instantiate(cfg.augmentation, _convert_="all"), _convert_="all"
-    )
+    augmentation = instantiate(cfg.augmentation, _convert_="all")
+    kind = target_of("data", cfg.data)
+    found: Any  # the one or the other, which offer the same
+    if isinstance(kind, type) and issubclass(kind, DigitsDataModule):
+        found = instantiate(cfg.data, augmentation=augmentation, _convert_="all")
+    else:
+        found = OwnDataModule(_plain(cfg.data), cfg.seed, augmentation)
     found.prepare_data()
     found.setup()
-    if found.dataset != cfg.data.dataset:  # the fall-back
+    if found.dataset != cfg.data.get("dataset", found.dataset):  # the fall-back
         cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)
     run.update(seed=cfg.seed, dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
     log.info("%s", report.data_statistics(found))

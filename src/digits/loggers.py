@@ -108,7 +108,9 @@ def log_hyperparameters(trainer: L.Trainer, run: Run) -> None:
     """
     settings: Any = OmegaConf.to_container(run.config)
     shown = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
-    shown["data"] = {name: settings["data"][name] for name in ("dataset", "batch_size")}
+    shown["data"] = {
+        name: settings["data"][name] for name in ("_target_", "dataset", "batch_size") if name in settings["data"]
+    }
     for part in shown.values():
         if isinstance(part, dict):
             part.pop("_partial_", None)  # Hydra's, not a setting

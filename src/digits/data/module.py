@@ -122,6 +122,7 @@ class DigitsDataModule(L.LightningDataModule):
             "mean": self.mean,
             "std": self.std,
             "class_names": list(self.class_names),
+            "module": None,
             "fit": self.data_set.fit,
             "centre": self.data_set.centre,
             "light_on_dark": self.data_set.light_on_dark,

@@ -14,6 +14,7 @@ from digits.data.datasets import named
 from digits.data.folder import ImageFolder
 from digits.data.images import fingerprint, image_hashes
 from digits.data.module import DigitsDataModule
+from digits.data.own_module import OwnDataModule
 from digits.data.settings import DataSettings, TrainedData
 from digits.data.splits import Splits
 from digits.errors import UserError
@@ -49,6 +50,8 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
     asked = {name: value for name, value in overrides.items() if value is not None}
     dataset = asked.get("dataset", kept.dataset)
     same = dataset == kept.dataset
+    if same and kept.module is not None:
+        return _restore_module(kept, kept.module, asked)
     settings = kept.model_dump(include=DataSettings.model_fields.keys() - ({} if same else SPLIT_SETTINGS))
     settings["root"] = _root(kept, dataset)
     for name in sorted(asked.keys() & (TEST_SPLIT if same else {"folds"})):
@@ -68,15 +71,39 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
         return restore_data(trained, **asked | {"dataset": data.dataset})
     if (data.data_set.has_test_images or same) and not data.data_set.own_root:
         data.setup()
-        if same and data.options.subset == kept.subset and data.fingerprint != kept.fingerprint:
-            rank_zero_only(log.warning)(
-                f"data.dataset={dataset}: its content is not what the network was trained on; the figures are of"
-                " other images"
-            )
+        if same and data.options.subset == kept.subset:
+            _warn_of_other_content(data, kept)
     else:
         _test_unseen(data, kept)
     _check_fits(data, kept)
     return data
+
+
+def _restore_module(kept: TrainedData, module: dict[str, Any], asked: dict[str, Any]) -> Any:
+    """Makes a data module of the user's own again."""
+    settable = {"dataset", "offline_fallback", *(["root"] if kept.root else [])}
+    problem = ""
+    if others := sorted(asked.keys() - settable):
+        problem = f"data.{others[0]}={asked[others[0]]}: {kept.dataset} has the settings of training. Leave it out"
+    elif module.get("_target_") != kept.dataset:
+        problem = f"data.dataset={kept.dataset}: the checkpoint names another data module, {module.get('_target_')}"
+    if problem:
+        raise UserError(problem)
+    root = {"root": asked.get("root", kept.root)} if kept.root else {}
+    data = OwnDataModule({**module, **root})
+    data.prepare_data()
+    data.setup()
+    _warn_of_other_content(data, kept)
+    _check_fits(data, kept)
+    return data
+
+
+def _warn_of_other_content(data: DigitsDataModule | OwnDataModule, kept: TrainedData) -> None:
+    if data.fingerprint != kept.fingerprint:
+        rank_zero_only(log.warning)(
+            f"data.dataset={data.dataset}: its content is not what the network was trained on; the figures are of"
+            " other images"
+        )
 
 
 def _test_unseen(data: DigitsDataModule, kept: TrainedData) -> None:
@@ -103,14 +130,16 @@ def _test_unseen(data: DigitsDataModule, kept: TrainedData) -> None:
     data.use(loaded, Splits(train, val, test))
 
 
-def _check_fits(data: DigitsDataModule, kept: TrainedData) -> None:
+def _check_fits(data: DigitsDataModule | OwnDataModule, kept: TrainedData) -> None:
     """Refuses images that the network has seen, or of other classes than its own, or of another form."""
     problem = ""
-    if kept.dataset in data.data_set.within:
+    if isinstance(data, DigitsDataModule) and kept.dataset in data.data_set.within:
         problem = (
             f"no test set for this checkpoint, which was trained on {kept.dataset}: all of {data.dataset} are training"
             f" images of {kept.dataset}"
         )
+    elif not len(data.splits.test) and kept.module is not None and data.dataset == kept.dataset:
+        problem = "it has no test_dataloader, so that there is nothing to test"
     elif not len(data.splits.test):
         problem = f"all of its {len(data.splits.train)} images were in training. Add others to test on"
     elif list(data.class_names) != kept.class_names:
@@ -125,8 +154,10 @@ def _check_fits(data: DigitsDataModule, kept: TrainedData) -> None:
         raise UserError(f"{_offender(data)}: {problem}")
 
 
-def _offender(data: DigitsDataModule) -> str:
-    return f"data.root={data.root}" if data.data_set.own_root else f"data.dataset={data.dataset}"
+def _offender(data: DigitsDataModule | OwnDataModule) -> str:
+    if isinstance(data, DigitsDataModule) and data.data_set.own_root:
+        return f"data.root={data.root}"
+    return f"data.dataset={data.dataset}"
 
 
 def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
@@ -137,7 +168,9 @@ def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
     """
     (first, reference), *others = trained.items()
     official = reference["test_size"] is None and not reference["folds"]  # no test images were cut
-    free = {"val_size", "seen", "root"} | ({"split_seed"} if official else set())  # the test images stay the same
+    free = {"val_size", "seen", "root", "module"} | (
+        {"split_seed"} if official else set()
+    )  # the test images stay the same
     for path, settings in others:
         for name in sorted(reference.keys() - free):
             if settings[name] != reference[name]:
@@ -151,5 +184,7 @@ def _root(kept: TrainedData, dataset: str) -> str | None:
     """Where to look for the data, if nothing else is said."""
     if named(dataset).own_root:
         return kept.root if kept.dataset == dataset else None
-    found = not named(kept.dataset).own_root and Path(kept.root).is_dir()  # it may come from another machine
+    found = (
+        kept.module is None and not named(kept.dataset).own_root and Path(kept.root).is_dir()
+    )  # it may come from another machine
     return os.environ.get("DIGITS_DATA") or (kept.root if found else "data")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from digits.data.datasets import named
 from digits.model_facts import LARGEST_IMAGE, Centre, Fit, Mean, Std
@@ -120,6 +120,7 @@ class TrainedData(_Kept):
     mean: Means
     std: Stds
     class_names: Annotated[list[str], Field(min_length=1)]  # by the class's number
+    module: dict[str, JsonValue] | None  # of a data module of one's own: `_target_` and arguments but `root`
     fit: Fit  # this and the next two: the form of the images, as of `DataSet`
     centre: Centre
     light_on_dark: bool
