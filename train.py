@@ -28,7 +28,7 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
     from digits.runs import checkpointing
 
     seed_everything(cfg.seed, workers=True, verbose=False)
-    resumed = checkpointing.to_resume(run, cfg.trainer.max_epochs)
+    resumed = checkpointing.to_resume(run)
 
     # Data, and a trainer with the callbacks that write into the run's folder
     data = build.data(cfg, run)
@@ -36,12 +36,12 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
 
     # Tune: what is found goes into the config, as if it had been given
     if (cfg.find_batch_size or cfg.find_lr) and not resumed:
-        tuning.tune(cfg, data, trainer, lambda: build.classifier(cfg, data))
+        tuning.tune(cfg, run, data, trainer, lambda: build.classifier(cfg, data))
 
     # Network, optimizer and schedule; the checkpoints keep, as plain types, what rebuilds them
     classifier = build.classifier(cfg, data)
     classifier.save_hyperparameters(build.settings(cfg, data, trainer), logger=False)
-    checkpointing.check_settings(resumed, classifier.hparams, trainer.world_size)
+    checkpointing.check_resumed(resumed, classifier.hparams, trainer)
     log.info("%s", report.network_summary(classifier.network, data.splits.train.images[:1].float()))
     run.update(parameters=classifier.num_parameters)
     run.save_config(cfg)

@@ -136,10 +136,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS), help="of the table (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="train with the seeds 1 to N (default: 3)")
+    parser.add_argument("--epochs", type=int, help="of each training, for a quick look (default: the row's own)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--time", action="store_true", help="measure seconds instead of accuracy")
     what.add_argument("--write", action="store_true", help="measure nothing, write what was measured")
     arguments = parser.parse_args()
+    if arguments.epochs:
+        ROWS.update({row: f"{ROWS[row]} trainer.max_epochs={arguments.epochs}" for row in arguments.rows})
 
     if arguments.time:
         for row in track(arguments.rows, "timing"):

@@ -32,10 +32,10 @@ PROJECT = Path(__file__).parents[1]
 IMAGES = 55_000
 
 
-def plain_loop(root: Path) -> float:
+def plain_loop(root: Path, count: int) -> float:
     """One epoch as most tutorials write it: float32, a transform for each image, a DataLoader as it comes."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    train = Subset(datasets.MNIST(str(root), train=True, transform=transform), range(IMAGES))
+    train = Subset(datasets.MNIST(str(root), train=True, transform=transform), range(count))
     loader = DataLoader(train, batch_size=100, shuffle=True)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     network = nn.Sequential(
@@ -76,6 +76,7 @@ def project(*overrides: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each contestant (default: 3)")
+    parser.add_argument("--images", type=int, default=IMAGES, help=f"of an epoch, in hundreds (default: {IMAGES})")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("DIGITS_DATA", "data")), help="MNIST's root")
     arguments = parser.parse_args()
     if not Mnist(arguments.data).folder.is_dir():
@@ -86,11 +87,12 @@ def main() -> None:
         plain_root = Path(folder)
         shutil.copytree(Mnist(arguments.data).folder, Mnist(plain_root).folder)
         datasets.MNIST(str(plain_root), download=True)
-        root = f"data.root={arguments.data.resolve()}"
+        few = [f"trainer.limit_train_batches={arguments.images // 100}"] if arguments.images < IMAGES else []
+        root = [f"data.root={arguments.data.resolve()}", *few]
         contestants: dict[str, Callable[[], float]] = {
-            "plain loop (float32)": lambda: plain_loop(plain_root),
-            "train.py": lambda: project(root),
-            "train.py trainer.precision=32-true": lambda: project(root, "trainer.precision=32-true"),
+            "plain loop (float32)": lambda: plain_loop(plain_root, arguments.images),
+            "train.py": lambda: project(*root),
+            "train.py trainer.precision=32-true": lambda: project(*root, "trainer.precision=32-true"),
         }
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for round_ in range(arguments.rounds):
@@ -101,12 +103,14 @@ def main() -> None:
     median = {name: statistics.median(values) for name, values in seconds.items()}
     baseline = next(iter(median.values()))
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    table = Table(title=f"a training epoch of {IMAGES:,} images, {describe_device(device)}, torch {torch.__version__}")
+    table = Table(
+        title=f"a training epoch of {arguments.images:,} images, {describe_device(device)}, torch {torch.__version__}"
+    )
     for column in ("", "median s", "all s", "images/s", "times as fast"):
         table.add_column(column, justify="right" if column else "left")
     for name, value in median.items():
         runs = " ".join(f"{second:.1f}" for second in sorted(seconds[name]))
-        table.add_row(name, f"{value:.1f}", runs, f"{IMAGES / value:,.0f}", f"{baseline / value:.2f}")
+        table.add_row(name, f"{value:.1f}", runs, f"{arguments.images / value:,.0f}", f"{baseline / value:.2f}")
     Console(width=120).print(table)
 
 

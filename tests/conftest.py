@@ -113,8 +113,19 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
+def call(script: str, *arguments: str) -> int:
+    """Runs train.py, eval.py or a digits.<name> in this process, and returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{script}.py", *arguments])
+        try:
+            importlib.import_module(script).main()
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
 def run_in_place(script: str, overrides: tuple[str, ...], logs: Path, capture: pytest.CaptureFixture) -> Outcome:
-    """Runs train.py, eval.py or a digits.<name> in this process, without the seconds of imports.
+    """As `call`, with logs in a folder and what it printed.
 
     Figures take longer than the trainings: none are drawn, unless a test asks for them with figures=true.
     """
@@ -123,13 +134,7 @@ def run_in_place(script: str, overrides: tuple[str, ...], logs: Path, capture: p
     if script in ("train", "eval") and not resumes:
         overrides = ("figures=false", *overrides)
     overrides = tuple(sorted(overrides, key=lambda word: not word.startswith("--")))  # Hydra wants its flags first
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{script}.py", *overrides, f"log_dir={logs}"])
-        try:
-            importlib.import_module(script).main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
+    code = call(script, *overrides, f"log_dir={logs}")
     printed = capture.readouterr()
     folders = sorted((logs / script.removeprefix("digits.")).glob("*/*"), key=lambda folder: folder.stat().st_mtime_ns)
     return Outcome(code, printed.out, printed.err, folders[-1] if folders else None)
@@ -148,10 +153,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture) -> Command:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run: three epochs on the embedded sample. Not to be changed."""
     logs = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        words = ["data=mnist5k", "trainer=cpu", "trainer.max_epochs=3", f"log_dir={logs}"]
-        patch.setattr(sys, "argv", ["train.py", *words])
-        importlib.import_module("train").main()
+    assert call("train", "data=mnist5k", "trainer=cpu", "trainer.max_epochs=3", f"log_dir={logs}") == 0
     [folder] = (logs / "train" / "runs").iterdir()
     return folder
 

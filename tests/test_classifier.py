@@ -239,6 +239,10 @@ def test_plateau_lowers_the_rate_when_nothing_improves() -> None:
     [
         ({"interval": "batch"}, "scheduler.interval=batch: should be 'epoch' or 'step'"),
         ({"frequency": 0}, "scheduler.frequency=0"),
+        ({"warmup": -1}, "scheduler.warmup=-1"),
+        ({"warmup": 1.5}, "scheduler.warmup=1.5: should be a share of the run below 1, or a whole number of steps"),
+        ({"groups": [{"lr": 0.1}]}, "optimizer.groups.params: missing"),
+        ({"groups": [{"params": 5}]}, "optimizer.groups.params.*=5"),
     ],
 )
 def test_argument_out_of_range_is_named(arguments: dict, message: str) -> None:
@@ -264,6 +268,24 @@ def test_smoothed_targets_are_torchs_and_for_training_only(sample: DigitsDataMod
         }
     assert run.callback_metrics["train/loss"].item() == pytest.approx(losses["train"], rel=1e-4)
     assert run.callback_metrics["val/loss"].item() == pytest.approx(losses["val"], rel=1e-4)
+
+
+def test_mixed_targets_are_torchs_and_the_heavier_class_counts(sample: DigitsDataModule) -> None:
+    def two_thirds(images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        soft = torch.nn.functional.one_hot(target, 10).float()
+        return images, (2 * soft + soft.roll(1, dims=1)) / 3  # the rest for the next digit
+
+    torch.manual_seed(0)
+    network = CNN(dropout=0.0)
+    run = trainer(max_epochs=1, precision="32-true", limit_val_batches=0)
+    data = DigitsDataModule("mnist5k", batch_size=4000, mixing=two_thirds)
+    run.fit(Classifier(network, 10, partial(torch.optim.SGD, lr=0.0), CONSTANT), data)
+    target = sample.splits.train.target
+    with torch.inference_mode():
+        logits = network.eval()(sample.normalise(sample.splits.train.images / 255))
+    right, following = (torch.nn.functional.cross_entropy(logits, (target + i) % 10).item() for i in (0, 1))
+    assert run.callback_metrics["train/loss"].item() == pytest.approx((2 * right + following) / 3, rel=1e-4)
+    assert run.callback_metrics["train/acc"].item() == pytest.approx((logits.argmax(dim=1) == target).float().mean())
 
 
 def test_predictions_are_the_tests_logits(fitted: Classifier, sample: DigitsDataModule) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, call
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold
 
@@ -20,6 +20,8 @@ from digits.checkpoints import Checkpoint
 from digits.crossval import cross_validate
 from digits.data.datasets import Mnist5k
 from digits.errors import UserError
+
+SMALL = ["data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=10", "figures=false"]
 
 
 def crossval(*words: str) -> subprocess.CompletedProcess:
@@ -32,8 +34,7 @@ def crossval(*words: str) -> subprocess.CompletedProcess:
 def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a cross-validation in three parts, and what it printed."""
     logs = tmp_path_factory.mktemp("crossval")
-    words = ["folds=3", "data=mnist5k", "trainer.max_epochs=1", "trainer.limit_train_batches=10", f"log_dir={logs}"]
-    answer = crossval(*words)
+    answer = crossval("folds=3", *SMALL, f"log_dir={logs}")
     assert answer.returncode == 0, answer.stderr
     [folder] = (logs / "crossval").iterdir()
     return folder, answer.stdout
@@ -100,14 +101,23 @@ def test_command_line_that_cannot_work_is_one_line(words: list[str], message: st
     assert "\n" not in str(refused.value)
 
 
-def test_trains_the_folds_that_are_missing(validated: tuple[Path, str], tmp_path: Path) -> None:
+def test_trains_the_folds_that_are_missing(
+    validated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = subprocess.run
+
+    def here(words: list, **settings: object) -> object:
+        if Path(words[1]).name != "train.py":
+            return elsewhere(words, **settings)
+        return SimpleNamespace(returncode=call("train", *words[2:]))
+
     folder = shutil.copytree(validated[0], tmp_path / "copy")
     expected = dict(np.load(folder / "out_of_fold.npz"))
     (folder / "out_of_fold.npz").unlink()
     shutil.rmtree(folder / "2")
-    answer = crossval(f"resume_sweep={folder}")
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("finished: ") == 2
+    monkeypatch.setattr(subprocess, "run", here)
+    assert cross_validate([f"resume_sweep={folder}"]) == 0
+    assert capsys.readouterr().out.count("finished: ") == 2
     found = np.load(folder / "out_of_fold.npz")
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 

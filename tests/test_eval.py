@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from conftest import Command, call
 from sklearn.metrics import accuracy_score, log_loss
+
+SMALL = ["data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=20", "figures=false"]
 
 
 def test_figures_equal_what_training_reported(trained: Path, command: Command) -> None:
@@ -31,7 +33,7 @@ def test_figures_equal_what_training_reported(trained: Path, command: Command) -
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_weights_of_another_type_are_evaluated_as_in_training(precision: str, command: Command) -> None:
-    trained = command("train", "data=mnist5k", "trainer=cpu", "trainer.max_epochs=1", f"trainer.precision={precision}")
+    trained = command("train", *SMALL, "trainer=cpu", f"trainer.precision={precision}")
     evaluated = command("eval", "trainer=cpu", f"ckpt_path={trained.folder / 'checkpoints' / 'best.ckpt'}")
     assert evaluated.code == 0, evaluated.err
     for name in ("test/loss", "test/acc", "confusion_matrix"):
@@ -75,16 +77,10 @@ def test_network_trained_on_the_sample_can_be_tested_on_mnist(
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Checkpoints of two different little networks."""
-    import importlib
-    import sys
-
     paths = []
     for seed, dropout in ((1, 0.5), (2, 0.1)):
         logs = tmp_path_factory.mktemp("member")
-        words = ["data=mnist5k", "trainer.max_epochs=1", f"seed={seed}", f"model.dropout={dropout}", f"log_dir={logs}"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["train.py", *words])
-            importlib.import_module("train").main()
+        assert call("train", *SMALL, f"seed={seed}", f"model.dropout={dropout}", f"log_dir={logs}") == 0
         paths += logs.glob("train/runs/*/checkpoints/best.ckpt")
     return paths
 
@@ -144,10 +140,21 @@ def test_empty_ensemble_is_one_line(command: Command) -> None:
 
 
 def test_without_a_checkpoint_it_is_the_newest_run(command: Command) -> None:
-    words = ["data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
-    trained = command("train", *words)
+    trained = command("train", *SMALL)
     for given in ([], [f"ckpt_path={trained.folder}"]):
         outcome = command("eval", *given)
         assert outcome.code == 0, outcome.err
         assert outcome.record["test/acc"] == trained.record["test/acc"]
         assert outcome.record["ckpt_path"] == str(trained.folder / "checkpoints" / "best.ckpt")
+
+
+def test_without_a_mistake_there_is_no_picture_of_them(command: Command, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / "eval" / "runs" / "again"
+    folder.mkdir(parents=True)
+    (folder / "misclassified.png").write_bytes(b"of an earlier test")
+    one = ("trainer.limit_test_batches=1", "data.eval_batch_size=1", "figures=true", f"hydra.run.dir={folder}")
+    outcome = command("eval", f"ckpt_path={trained}", *one)
+    assert outcome.code == 0, outcome.err
+    assert outcome.record["misclassification"]["errors"] == 0
+    assert (folder / "confusion_matrix.png").exists()
+    assert not (folder / "misclassified.png").exists()

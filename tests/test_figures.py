@@ -76,6 +76,18 @@ def test_training_curves_without_validation() -> None:
     assert len(figure.axes[0].lines) == 1
 
 
+def test_learning_rates_mark_the_chosen_one() -> None:
+    rates, losses = [1e-4, 1e-3, 1e-2, 1e-1], [2.3, 2.1, 1.5, 900.0]
+    figure = figures.learning_rates(rates, losses, 1e-3, "mnist5k")
+    [axes] = figure.axes
+    curve, chosen = axes.lines
+    assert curve.get_xydata().tolist() == [list(point) for point in zip(rates, losses, strict=True)]
+    assert chosen.get_xydata().tolist() == [[1e-3, pytest.approx(2.1)]]
+    assert axes.get_xscale() == "log"
+    assert axes.get_ylim()[1] < 3
+    assert any("chosen: 0.001" in text for text in texts(figure))
+
+
 @pytest.mark.parametrize("classes", [2, 10, 26, 47])
 def test_confusion_matrix_shows_each_count(classes: int) -> None:
     confusion = np.arange(classes * classes).reshape(classes, classes)

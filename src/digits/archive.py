@@ -52,16 +52,17 @@ def load(path: str | Path) -> Any:
     Raises:
         UserError: saying what is wrong with the file.
     """
+    cause: Exception | None = None
     try:
         content = Path(path).read_bytes()
+        problem = _damage(content)
+        if problem is None:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
-    if problem := _damage(content):
-        raise UserError(f"{path}: {problem}")
-    try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        problem, cause = (error.strerror or "cannot be read").lower(), error
     except Exception as error:  # what is in it can break the unpickler anywhere
-        raise UserError(f"{path}: no checkpoint: its content cannot be read ({type(error).__name__})") from error
+        problem, cause = f"no checkpoint: its content cannot be read ({type(error).__name__})", error
+    raise UserError(f"{path}: {problem}") from cause
 
 
 def read_extra(path: str | Path, name: str) -> bytes | None:

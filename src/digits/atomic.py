@@ -26,13 +26,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())  # else a power cut could leave the name without its content
         part.replace(path)
     except OSError as error:
-        if error.errno not in FULL:
-            raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary name
-        free = shutil.disk_usage(path.parent).free / 2**20
-        raise UserError(
-            f"{path}: no room to write it ({error.strerror}; {free:,.1f} MiB are free). Make room, and start again"
-            " (training resumes with resume=<the run's folder>)"
-        ) from error
+        problem: Exception = OSError(error.errno, error.strerror, str(path))  # not the temporary name
+        if error.errno in FULL:
+            free = shutil.disk_usage(path.parent).free / 2**20
+            problem = UserError(
+                f"{path}: no room to write it ({error.strerror}; {free:,.1f} MiB are free). Make room, and start again"
+                " (training resumes with resume=<the run's folder>)"
+            )
+        raise problem from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,9 +1,10 @@
 """From a config's groups to objects: besides the scripts, the one place that sees a config."""
 
+import copy
 import logging
+import textwrap
 import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -11,12 +12,12 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
+from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from digits import hardware, parts, report
+from digits.augmentation import Mixing, by_image
 from digits.callbacks import Advice, ProgressBar
 from digits.checkpoints import AtomicCheckpoints, Checkpoint
 from digits.classifier import Classifier
@@ -25,29 +26,75 @@ from digits.data.own_module import OwnDataModule
 from digits.errors import UserError
 from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of, entries
+from digits.optimizers import make_optimizer
+from digits.overrides import READ_BY_BUILD
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
-from digits.targets import parameters_of, target_of
+from digits.schedules import make_schedule
+from digits.targets import make_kind, parameters_of, target_of
+
+TRIES = 10  # of an augmentation: what it does by chance should be among them
 
 log = logging.getLogger(__name__)
 
 
 def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     """The data of a training, loaded; the record and the config then say what was loaded."""
-    augmentation = instantiate(cfg.augmentation, _convert_="all")
+    augmentation = by_image(instantiate(cfg.augmentation, _convert_="all"))
     kind = target_of("data", cfg.data)
     found: Any  # the one or the other, which offer the same
     if isinstance(kind, type) and issubclass(kind, DigitsDataModule):
         found = instantiate(cfg.data, augmentation=augmentation, _convert_="all")
     else:
         found = OwnDataModule(_plain(cfg.data), cfg.seed, augmentation)
+    if known := found.image_size is not None:
+        _rehearse_augmentation(cfg, found)
     found.prepare_data()
     found.setup()
+    if not known:  # they are as large as the files are
+        _rehearse_augmentation(cfg, found)
+    found.mixing = _mixing(cfg, found.num_classes)
     if found.dataset != cfg.data.get("dataset", found.dataset):  # the fall-back
         cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)
     run.update(seed=cfg.seed, dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
     log.info("%s", report.data_statistics(found))
     return found
+
+
+def _mixing(cfg: DictConfig, num_classes: int) -> Mixing:
+    counts = "num_classes" in parameters_of(target_of("mixing", cfg.mixing))
+    made: Mixing = instantiate(cfg.mixing, **({"num_classes": num_classes} if counts else {}), _convert_="all")
+    return made
+
+
+def _rehearse_augmentation(cfg: DictConfig, data: DigitsDataModule) -> None:
+    """Augments and mixes two random images, often enough to meet what happens by chance.
+
+    Raises:
+        UserError: if that fails, or what comes out is no such batch.
+    """
+    size = int(data.image_size or 0)
+    parts: dict[str, Mixing] = {
+        "augmentation": lambda images, target: (data.augmentation(images), target),
+        "mixing": _mixing(cfg, num_classes=2),  # how many there are, only the data say
+    }
+    with isolate_rng(include_cuda=False):  # the run's own random numbers stay as they are
+        for part, transform in TRIES * [*parts.items()]:
+            if problem := _problem_of(transform, (2, data.in_channels, size, size)):
+                raise UserError(f"{part}._target_={cfg[part]._target_}: {problem}")
+
+
+def _problem_of(transform: Mixing, shape: tuple[int, ...]) -> str | None:
+    """Why what a transform makes of a batch of two random images of two classes is no batch; None if it is one."""
+    try:
+        images, target = transform(torch.rand(shape), torch.tensor([0, 1]))
+        if images.shape != shape or images.dtype != torch.float32:
+            return f"makes {images.dtype} {tuple(images.shape)} of images torch.float32 {shape}"
+        if target.shape[0] != 2 or target.ndim > 2:
+            return f"makes a target {tuple(target.shape)}, neither (B,) nor (B, num_classes), of one (B,)"
+    except Exception as error:  # anybody's code may fail in any way
+        return f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}"
+    return None
 
 
 def trainer(cfg: DictConfig, run: Run, data: DigitsDataModule, resumed: Checkpoint | None) -> L.Trainer:
@@ -119,7 +166,7 @@ def _callbacks(cfg: DictConfig, run: Run, validated: bool) -> Iterator[Callback]
             arguments["dirpath"] = str(run.folder / part.dirpath)
         if not (isinstance(kind, type) and issubclass(kind, CheckpointCallback)):
             _check_comes(f"callbacks.{name}", part, validated)  # without validation there is no best checkpoint
-        yield instantiate(part, **arguments)
+        yield make_kind(f"callbacks.{name}", part, Callback, **arguments)
 
 
 def _network_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
@@ -136,33 +183,44 @@ def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
     validated = bool(len(data.splits.val) and cfg.trainer.limit_val_batches)
     _check_comes("scheduler", cfg.scheduler, validated)
     schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg, target_of("scheduler", cfg.scheduler))
-    when = {name: schedule.pop(name) for name in ("interval", "frequency", "monitor") if name in schedule}
-    optimizer, scheduler = (instantiate(part, _convert_="all") for part in (cfg.optimizer, schedule))
-    _rehearse(optimizer, scheduler)
-    return Classifier(
+    optimizer = _plain(cfg.optimizer)
+    # What the classifier reads; the rest are arguments of the optimizer's and the schedule's own classes.
+    read: dict[str, Any] = {
+        name: part.pop(name)
+        for group, part in (("optimizer", optimizer), ("scheduler", schedule))
+        for name in READ_BY_BUILD[group] - {"_partial_"}
+        if name in part
+    }
+    made = Classifier(
         network,
         data.num_classes,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        **when,
+        optimizer=instantiate(optimizer | {"_partial_": True}, _convert_="all"),
+        scheduler=instantiate(schedule | {"_partial_": True}, _convert_="all"),
+        **read,
         loss=instantiate(_loss_settings(cfg, data), _convert_="all"),
         metrics=entries(cfg.metrics),
     )
+    _rehearse(made)
+    return made
 
 
-def _rehearse(make_optimizer: Callable[..., Optimizer], make_scheduler: partial[LRScheduler]) -> None:
-    """Steps optimizer and schedule once on a parameter of their own: bad arguments show before training does.
+def _rehearse(classifier: Classifier) -> None:
+    """Steps optimizer and schedule once, on a copy of the network: bad arguments show before training does.
 
     Raises:
         UserError: if either does not work with its arguments.
     """
-    known = {name: 10 if value == "auto" else value for name, value in make_scheduler.keywords.items()}
+    assert classifier.make_optimizer
+    assert classifier.make_scheduler
+    network = copy.deepcopy(classifier.network)  # without gradients, but whoever steps may change it all the same
     part = "optimizer"
     try:
-        optimizer = make_optimizer([nn.Parameter(torch.zeros(1))])
+        optimizer = make_optimizer(classifier.make_optimizer, network, classifier.groups, classifier.no_decay)
         part = "scheduler"
-        scheduler = make_scheduler(optimizer, **known)
-        optimizer.step()
+        scheduler = make_schedule(classifier.make_scheduler, optimizer, lambda _: 10)
+        part = "optimizer"
+        optimizer.step(lambda: 0.0)  # some, as LBFGS, need the loss
+        part = "scheduler"
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(0.0)
         else:
@@ -174,7 +232,7 @@ def _rehearse(make_optimizer: Callable[..., Optimizer], make_scheduler: partial[
 def settings(cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer) -> dict[str, Any]:
     """What a checkpoint keeps, as plain types: what rebuilds network, loss, metrics and data, and the recipe."""
     plain = _plain(cfg)
-    recipe = {name: plain[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
+    recipe = {name: plain[name] for name in ("optimizer", "scheduler", "augmentation", "mixing", "seed")}
     recipe["model"] = parts.without_pretraining(_network_settings(cfg, data))
     recipe |= {"loss": _loss_settings(cfg, data), "metrics": plain["metrics"]}
     return {**recipe, "data": data.settings, "precision": trainer.precision}

@@ -209,8 +209,9 @@ class DataFigures(Callback):
 class TestReport(Callback):
     """Reports a test: the text, the confusion matrix and the most confident mistakes, drawn and listed.
 
-    Writes `confusion_matrix.png`, `misclassified.png`, `misclassified.csv` and `predictions.npz`: `index` of each
-    image in the data set, `target` and `probabilities` (N, num_classes). The figures go into the run's record.
+    Writes `confusion_matrix.png`, `misclassified.png` if there are mistakes, `misclassified.csv` and `predictions.npz`:
+    `index` of each image in the data set, `target` and `probabilities` (N, num_classes). The figures go into the run's
+    record.
 
     Args:
         run: the run.
@@ -258,11 +259,14 @@ class TestReport(Callback):
             np.savez_compressed(part, index=index, target=target.numpy(), probabilities=probabilities)
         wrong = confident_mistakes(probabilities, target.numpy())
         self._list(wrong, data.class_names)
+        if not len(wrong.index):
+            (self.run.folder / "misclassified.png").unlink(missing_ok=True)  # of an earlier test, in a resumed run
         if self.draw:
             title = f"{data.title} test set, {analysis.total:,} images"
             accuracy = f"{tested['test/acc']:.2%} correct"
             figure = figures.confusion_matrix(confusion, data.class_names, f"{title}: {accuracy}")
             _keep_figure(self.run, trainer, "confusion_matrix", figure)
+        if self.draw and len(wrong.index):
             shown = slice(self.images)
             figure = figures.mistakes(
                 data.splits.test.images[wrong.index[shown]].numpy(),

@@ -1,9 +1,9 @@
 """Checkpoints: weights with what rebuilds the network and its data, and the figures of these very weights.
 
 `hyper_parameters` of a checkpoint is plain data: `model`, `loss`, `metrics`, `data` and `precision` rebuild the
-network, its data and its figures; the rest (optimizer, scheduler, augmentation, seed) is the recipe, for the record.
-`digits_format` says which version of this project can read it. Code of packages that it names runs only where the user
-trusts them: see `digits.targets`.
+network, its data and its figures; the rest (optimizer, scheduler, augmentation, mixing, seed) is the recipe, for the
+record. `digits_format` says which version of this project can read it. Code of packages that it names runs only where
+the user trusts them: see `digits.targets`.
 """
 
 import os

@@ -1,7 +1,8 @@
 """The LightningModule: loss, metrics and optimizer around any network that gives logits."""
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from pydantic import Field
+from pydantic import AfterValidator, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -20,21 +21,45 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from digits.errors import Diverged, UserError
 from digits.losses import CrossEntropy
 from digits.metrics import STAGES, MetricEntry, default_entries, metric_collection, plain
+from digits.optimizers import make_optimizer
 from digits.runs.processes import from_each_process
+from digits.schedules import WarmUp, make_schedule
 from digits.validation import Settings, user_errors
 
 Batch = tuple[Tensor, Tensor]
 FINITE_CHECK_EVERY_N_STEPS = 50
 
+log = logging.getLogger(__name__)
+
+
+def _share_or_steps(warmup: float) -> float:
+    if warmup > 1 and not warmup.is_integer():
+        raise ValueError("should be a share of the run below 1, or a whole number of steps")
+    return warmup
+
+
+class GroupSettings(Settings):
+    """Of some of the parameters; besides `params`, any setting that the optimizer has."""
+
+    model_config = ConfigDict(extra="allow")
+    params: str | list[str]
+
+
+class OptimizerSettings(Settings):
+    groups: list[GroupSettings]
+    no_decay: bool
+
 
 class ScheduleSettings(Settings):
     interval: Literal["epoch", "step"]
     frequency: Annotated[int, Field(ge=1)]
+    warmup: Annotated[float, Field(ge=0), AfterValidator(_share_or_steps)]
 
 
 class ClassifierSettings(Settings):
     """What a Classifier checks of its arguments."""
 
+    optimizer: OptimizerSettings
     scheduler: ScheduleSettings
 
 
@@ -48,14 +73,17 @@ class Classifier(L.LightningModule):
     Args:
         network: maps normalised images (B, C, H, W) to logits (B, num_classes).
         num_classes: number of classes.
-        optimizer: makes the optimizer from the parameters; needed to train.
-        scheduler: makes the learning-rate schedule from the optimizer. An argument that is `auto` becomes the number
-            of times that the schedule steps in the whole run.
+        optimizer: makes the optimizer from the parameters, or from groups of them; needed to train.
+        scheduler: makes the learning-rate schedule from the optimizer; what is `auto`, `make_schedule` fills in.
         interval: what the schedule steps after: each `epoch`, or each `step` of the optimizer.
         frequency: intervals between two steps of the schedule; of steps, Lightning counts the batches of an epoch.
         monitor: the metric that a plateau schedule looks at.
-        loss: maps logits (B, num_classes) and target (B,) to the loss of each image (B,), or to its mean; by default
-            cross-entropy.
+        warmup: steps of the optimizer over which the learning rate rises to the schedule's; below 1, a share of the
+            run's. A schedule that steps after each step of the optimizer begins when it is over.
+        groups: settings of the optimizer for some of the parameters: see `make_optimizer`.
+        no_decay: spare biases and normalisation layers from weight decay.
+        loss: maps logits (B, num_classes) and target (B,), or a mixed one (B, num_classes), to the loss of each image
+            (B,), or to its mean; by default cross-entropy.
         metrics: the metric list; by default that of configs/metrics/default.yaml.
 
     Raises:
@@ -68,23 +96,30 @@ class Classifier(L.LightningModule):
         self,
         network: nn.Module,
         num_classes: int,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        optimizer: Callable[..., Optimizer] | None = None,
         scheduler: partial[LRScheduler] | None = None,
         interval: Literal["epoch", "step"] = "epoch",
         frequency: int = 1,
         monitor: str | None = None,
+        warmup: float = 0.0,
+        groups: Sequence[Mapping[str, Any]] = (),
+        no_decay: bool = False,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         metrics: Sequence[MetricEntry] | None = None,
     ) -> None:
         super().__init__()
         with user_errors(""):
-            schedule = {"interval": interval, "frequency": frequency}
-            ClassifierSettings.model_validate({"scheduler": schedule})
+            recipe = {
+                "optimizer": {"groups": list(groups), "no_decay": no_decay},
+                "scheduler": {"interval": interval, "frequency": frequency, "warmup": warmup},
+            }
+            ClassifierSettings.model_validate(recipe)
         # Convolution and pooling are faster with the channels last: 1.6 times on a CPU with this network.
         self.network = network.to(memory_format=torch.channels_last)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
-        self.interval, self.frequency, self.monitor = interval, frequency, monitor
+        self.groups, self.no_decay = groups, no_decay
+        self.interval, self.frequency, self.monitor, self.warmup = interval, frequency, monitor, warmup
         self.loss = CrossEntropy() if loss is None else loss
         self.metrics = list(default_entries() if metrics is None else metrics)
         self.check_finite = True
@@ -113,10 +148,14 @@ class Classifier(L.LightningModule):
         logits = self(images)
         loss = self.loss(logits, target).mean()
         # On the CPU at each; a look at each would make the host wait for a GPU.
-        if self.device.type == "cpu" or batch_idx % FINITE_CHECK_EVERY_N_STEPS == 0:
-            # Of all processes, so that all of them stop.
-            self._check_finite("train/loss", self.trainer.strategy.reduce(loss.detach()))
-        self.train_metrics.update(logits.detach(), target)
+        to_log = self._is_to_log(batch_idx)
+        if self.device.type == "cpu" or batch_idx % FINITE_CHECK_EVERY_N_STEPS == 0 or to_log:
+            mean_loss = self.trainer.strategy.reduce(loss.detach())
+            self._check_finite("train/loss", mean_loss)  # of all processes, so that all of them stop
+            if to_log:
+                self._log_step(float(mean_loss))
+        hard = target.argmax(dim=1) if target.ndim > 1 else target  # of a mixed image, the heavier class
+        self.train_metrics.update(logits.detach(), hard)
         self.train_loss.update(loss.detach().expand(len(target)))
         if not self._logged:
             self._logged = True
@@ -125,6 +164,17 @@ class Classifier(L.LightningModule):
             self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
+
+    def _is_to_log(self, batch_idx: int) -> bool:
+        """Whether this batch is the first of a step that is logged, as Lightning counts them."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # undeclared by Lightning
+        together = self.trainer.accumulate_grad_batches
+        return bool(self.loggers and every) and batch_idx % together == 0 and (self.global_step + 1) % every == 0
+
+    def _log_step(self, loss: float) -> None:
+        # To the loggers themselves: `self.log` would cost a tenth of an epoch more, by what it does at every step.
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss_step": loss}, step=self.global_step)
 
     @property
     def num_parameters(self) -> int:
@@ -200,40 +250,63 @@ class Classifier(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         assert self.make_optimizer is not None, "to train, a Classifier needs an optimizer"
         assert self.make_scheduler is not None, "to train, a Classifier needs a scheduler"
-        make_scheduler = self._complete(self.make_scheduler)
-        optimizer = self.make_optimizer(self.network.parameters())
+        optimizer = make_optimizer(self.make_optimizer, self.network, self.groups, self.no_decay)
+        warmup = self._warmup_steps()
+        self._schedule = make_schedule(self.make_scheduler, optimizer, partial(self._schedule_steps, warmup))
         looks = (self.trainer.check_val_every_n_epoch or 1) if self.monitor else 1  # a new figure each time it looks
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": make_scheduler(optimizer),
-                "interval": self.interval,
-                "frequency": self.frequency * looks,
-                "monitor": self.monitor,
-            },
+        schedule: dict[str, Any] = {
+            "scheduler": self._schedule,
+            "interval": self.interval,
+            "frequency": self.frequency * looks,
+            "monitor": self.monitor,
         }
+        self._warm_up = WarmUp(optimizer, warmup) if warmup else None
+        # After the schedule, which must not begin before the step that follows the warm-up.
+        further = [{"scheduler": self._warm_up, "interval": "step"}] if warmup else []
+        return [optimizer], [schedule, *further]  # type: ignore[return-value] # dicts are Lightning's LRSchedulerConfig
 
-    def _complete(self, make_scheduler: partial[LRScheduler]) -> partial[LRScheduler]:
-        """Tells the schedule how many steps it has: that depends on epochs, batches, accumulation and devices.
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if self._warm_up is None or scheduler is not self._schedule:
+            super().lr_scheduler_step(scheduler, metric)
+        elif self.interval == "epoch" or self._warm_up.is_over:
+            with self._warm_up.lifted():
+                super().lr_scheduler_step(scheduler, metric)
+
+    def _run_steps(self, key: str) -> int:
+        """The optimizer's steps in the whole run.
 
         Raises:
-            UserError: if the schedule needs to know, and the run has no end to count to.
+            UserError: if it has no end to count to.
         """
-        unknown = [name for name, value in make_scheduler.keywords.items() if value == "auto"]
-        if not unknown:
-            return make_scheduler
-        steps, frequency = self.trainer.estimated_stepping_batches, self.frequency
+        steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
-            raise UserError(f"scheduler.{unknown[0]}=auto: give trainer.max_epochs or trainer.max_steps to count to")
+            raise UserError(f"scheduler.{key}: give trainer.max_epochs or trainer.max_steps to count to")
+        return int(steps)
+
+    def _warmup_steps(self) -> int:
+        if not self.warmup:
+            return 0
+        if self.warmup < 1:
+            return max(1, round(self.warmup * self._run_steps(f"warmup={self.warmup}")))
+        if self.warmup >= self.trainer.estimated_stepping_batches:
+            log.warning(
+                "scheduler.warmup=%g: the run has %s steps, so the learning rate stays below the schedule's",
+                self.warmup,
+                self.trainer.estimated_stepping_batches,
+            )
+        return int(self.warmup)
+
+    def _schedule_steps(self, warmup: int, key: str) -> int:
+        """How often the schedule steps in the whole run: that depends on epochs, batches, accumulation and devices."""
+        steps = self._run_steps(f"{key}=auto")
         batches, together = int(self.trainer.num_training_batches), self.trainer.accumulate_grad_batches
-        epochs = steps / math.ceil(batches / together)
+        # Lightning counts the batches of each epoch, and steps the schedule where the optimizer steps too.
+        ends = [batch for batch in range(1, batches + 1) if batch % together == 0 or batch == batches]
         if self.interval == "epoch":
-            steps = epochs / frequency
-        elif frequency > 1:
-            # Lightning counts the batches of each epoch, and steps the schedule where the optimizer steps too.
-            ends = [batch for batch in range(1, batches + 1) if batch % together == 0 or batch == batches]
-            steps = epochs * sum(batch % frequency == 0 for batch in ends)
-        return partial(make_scheduler, **dict.fromkeys(unknown, max(1, math.ceil(steps))))
+            return max(1, math.ceil(steps / len(ends) / self.frequency))
+        counted = [batch % self.frequency == 0 for batch in ends] if self.frequency > 1 else [True] * len(ends)
+        before, after = (sum(counted) * (n // len(ends)) + sum(counted[: n % len(ends)]) for n in (warmup, steps))
+        return max(1, after - before)
 
     def configure_gradient_clipping(
         self,

@@ -8,6 +8,7 @@ import secrets
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from digits.overrides import (
     check_job,
     given_values,
     job_overrides,
+    name_in_folder,
     quote_foreign_letters,
 )
 from digits.runs import processes, sweeps
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 
 # Tells runs apart that start in the same second.
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+# Cached, as a sweep over names has one folder.
+OmegaConf.register_new_resolver("name_in_folder", name_in_folder, use_cache=True, replace=True)
 # A resumed run stays in its folder.
 OmegaConf.register_new_resolver("folder_of_run", lambda resume, new: str(resume or new), replace=True)
 OmegaConf.register_new_resolver("folder_of_job", lambda resume, new: Path(resume).name if resume else new, replace=True)
@@ -148,8 +152,9 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
     """Runs a task in its run's folder."""
     folder, resume = Path(HydraConfig.get().runtime.output_dir), cfg.get("resume")
     run, in_sweep = Run(folder, resumes=resume), HydraConfig.get().mode == RunMode.MULTIRUN
+    shown = sweeps.one_line_each(run) if in_sweep and HydraConfig.get().job.config_name == "train" else nullcontext()
     try:
-        with run:
+        with shown, run:
             if not resume:
                 adopt_targets(cfg, job_overrides())
             if in_sweep and not resume:
@@ -164,6 +169,8 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
             changed = {override.partition("=")[0] for override in given}
             kept = [old for old in run.before.get("overrides", []) if old.partition("=")[0] not in changed]
             run.update(overrides=[*kept, *given])
+            if "name" in cfg:
+                run.update(name=None if cfg.name is None else str(cfg.name), tags=[*map(str, cfg.tags)])
             return task(cfg, run)
     except Exception as error:
         if one_line(error) and not in_sweep:
@@ -174,7 +181,6 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
 def _end_job(error: Exception, config_name: str) -> None:
     """Says why a job of a sweep ended; the sweep continues with the next one."""
     if isinstance(error, Pruned):
-        log.info("%s", error)
         return
     line = one_line(error, config_name)
     if line is None or FULL_ERRORS:

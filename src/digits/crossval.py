@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from digits.atomic import atomic_write
-from digits.errors import UserError
+from digits.errors import UserError, one_line_errors
 from digits.metrics import logged, recorded
 from digits.overrides import given_values, log_dir, project_file, quote_foreign_letters, quoted, sweep_overrides
 from digits.runs.run import Run, read_yaml
@@ -115,11 +115,9 @@ def _folds(arguments: list[str]) -> tuple[int, list[str]]:
 
 def _planned_folds(folder: Path) -> int:
     """The number of folds of a cross-validation that is resumed."""
-    try:
+    with one_line_errors(f"resume_sweep={folder}", "not a cross-validation's folder, such as logs/crossval/..."):
         data = read_yaml(plan_of(folder)[0])["data"]
         return Folds.model_validate({"folds": data["folds"]}).folds
-    except (OSError, LookupError, TypeError, ValueError) as error:  # a ValidationError is a ValueError
-        raise UserError(f"resume_sweep={folder}: not a cross-validation's folder. Give logs/crossval/...") from error
 
 
 def _predictions(run: Run, folder: Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import mimetypes
 import socket
 import threading
 import webbrowser
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
@@ -189,15 +189,15 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
     slots = asyncio.Semaphore(PICTURES_AT_ONCE)
 
     async def predict(request: Request) -> Response:
-        origin = request.headers.get("origin")
+        origin, mode = request.headers.get("origin"), request.query_params.get("mode", "digit")
         if origin and urlsplit(origin).netloc != request.headers.get("host"):
-            raise HTTPException(403, f"this page does not answer other sites ({origin})")
-        mode = request.query_params.get("mode", "digit")
+            return refused(403, f"this page does not answer other sites ({origin})")
         if mode not in ("digit", "line"):
-            raise HTTPException(422, f"mode={mode}: there are digit and line")
+            return refused(422, f"mode={mode}: there are digit and line")
         try:
             with SpooledTemporaryFile(BYTES_IN_MEMORY) as body:
-                await receive(request, body)
+                if refusal := await receive(request, body):
+                    return refusal
                 async with slots:
                     if await request.is_disconnected():  # while it waited
                         return Response(status_code=499)
@@ -207,7 +207,7 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
 
     async def complain(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # Starlette's types know one kind of handler for all
-        return JSONResponse({"message": error.detail}, error.status_code, error.headers)
+        return refused(error.status_code, error.detail, error.headers)
 
     routes = [
         *page_files(),
@@ -230,11 +230,15 @@ def page_files() -> list[Route]:
     ]
 
 
-async def receive(request: Request, body: IO[bytes]) -> None:
-    """Writes a request's body to a file.
+def refused(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Says what is wrong with a request."""
+    return JSONResponse({"message": message}, status, headers)
+
+
+async def receive(request: Request, body: IO[bytes]) -> Response | None:
+    """Writes a request's body to a file; returns a refusal if it is too large or too slow.
 
     Raises:
-        HTTPException: if it is too large or too slow.
         ClientDisconnect: if the client is gone.
     """
     announced = int(request.headers.get("content-length", 0))
@@ -243,9 +247,10 @@ async def receive(request: Request, body: IO[bytes]) -> None:
             async for chunk in request.stream():
                 body.write(chunk)
                 if max(announced, body.tell()) > MOST_BYTES:
-                    raise HTTPException(413, f"the picture has more than {MOST_BYTES // 2**20} MB, the most allowed")
-    except TimeoutError as error:
-        raise HTTPException(408, f"the picture did not arrive within {UPLOAD_SECONDS} seconds") from error
+                    return refused(413, f"the picture has more than {MOST_BYTES // 2**20} MB, the most allowed")
+    except TimeoutError:
+        return refused(408, f"the picture did not arrive within {UPLOAD_SECONDS} seconds")
+    return None
 
 
 def read(classifier: "ImageClassifier", body: IO[bytes], mode: str) -> Response:
@@ -256,7 +261,7 @@ def read(classifier: "ImageClassifier", body: IO[bytes], mode: str) -> Response:
     try:
         predictions = classifier.predict_line(picture) if mode == "line" else [classifier.predict(picture)]
     except UserError as error:  # not handed on: its traceback would keep the picture in memory
-        return JSONResponse({"message": str(error)}, 422)
+        return refused(422, str(error))
     milliseconds = 1000 * (perf_counter() - start)
     answers = [describe(prediction) | {"milliseconds": milliseconds} for prediction in predictions]
     return JSONResponse(answers if mode == "line" else answers[0])

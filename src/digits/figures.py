@@ -81,6 +81,33 @@ def training_curves(history: Sequence[Mapping[str, float]], best: tuple[str, int
     return figure
 
 
+def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, dataset: str) -> Figure:
+    """Draws the training loss while the learning rate rises, and marks the rate that was chosen.
+
+    Args:
+        rates: that were tried, rising, in steps of equal ratio.
+        losses: the running mean of the training loss at each.
+        chosen: one of the rates, or nearly.
+        dataset: for the title.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure.suptitle(f"The search for a learning rate on {dataset}", parse_math=False)
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=COLOURS[0])
+    loss = np.interp(np.log(chosen), np.log(rates), losses)
+    axes.plot(
+        chosen, loss, "o", color=COLOURS[1], label=f"chosen: {chosen:g}, steepest over the rate (not its logarithm)"
+    )
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (running mean)")
+    low, start = np.nanmin(losses), losses[0]
+    margin = max(start - low, 0.1 * abs(start))
+    axes.set_ylim(low - 0.1 * margin, start + 0.4 * margin)  # the loss that explodes at the end would flatten the rest
+    axes.grid(alpha=0.3)
+    axes.legend()
+    sns.despine(ax=axes)
+    return figure
+
+
 def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
     """Draws counts (num_classes, num_classes), row target and column prediction, as a heat map."""
     classes = len(class_names)

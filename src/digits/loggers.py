@@ -3,22 +3,68 @@
 import csv
 import secrets
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.image import imread
 from omegaconf import DictConfig, OmegaConf
 
+from digits.metrics import OBJECTIVE
 from digits.runs.run import Run
-from digits.targets import target_of
+from digits.targets import make_kind, parameters_of, target_of
+
+
+class CurvesLogger(TensorBoardLogger):
+    """TensorBoard with training and validation in one chart, and the charts that one looks at first on top.
+
+    TensorBoard overlays equal tags of different runs, and sorts groups of tags by name: `train/x` and `val/x` become
+    `curves/x` in the sub-runs `train` and `val`. Below them come the pictures, as `pictures/x`, and the figures of the
+    tested checkpoint, as `tested/x`.
+
+    Args:
+        arguments: of Lightning's TensorBoardLogger.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._stages: dict[str, TensorBoardLogger] = {}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        others = {}
+        for name, value in metrics.items():
+            stage, _, metric = name.partition("/")
+            if stage in ("train", "val") and metric:
+                self._stage(stage).log_metrics({f"curves/{metric}": value}, step)
+            elif stage not in ("test", "epoch"):  # the test's come with the hyperparameters
+                others[name] = value
+        super().log_metrics(others, step)
+
+    def _stage(self, stage: str) -> TensorBoardLogger:
+        if stage not in self._stages:
+            self._stages[stage] = TensorBoardLogger(
+                self.save_dir, self.name, self.version, prefix=self._prefix, sub_dir=stage, **self._kwargs
+            )
+        return self._stages[stage]
+
+    @rank_zero_only
+    def flush(self) -> None:
+        for logger in (self, *self._stages.values()):
+            logger.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+        for logger in self._stages.values():
+            logger.experiment.close()
 
 
 def open_loggers(configs: DictConfig, run: Run, step: int | None) -> list[Logger]:
-    """Makes the loggers that the config names.
+    """Makes the loggers that the config names; one that has a parameter `run` is handed the run.
 
     Args:
         configs: of each logger by a name, or null in its place. A `save_dir` is relative to the run's folder.
@@ -26,23 +72,27 @@ def open_loggers(configs: DictConfig, run: Run, step: int | None) -> list[Logger
         step: where the run resumes, if it does: what was logged from there on is logged again.
     """
     loggers: list[Logger] = []
+    named, tags = run.facts.get("name") or str(run.home), list(run.facts.get("tags", []))
     for name, config in configs.items():
         if not config:
             continue
-        kind = target_of(f"logger.{name!s}", config)
-        arguments: dict[str, Any] = {}
+        key = f"logger.{name!s}"
+        kind = target_of(key, config)
+        arguments: dict[str, Any] = {"run": run} if "run" in parameters_of(kind) else {}
         if config.get("save_dir") is not None:
             arguments["save_dir"] = str(run.folder / config.save_dir)
         if _is(kind, WandbLogger):
             # Drawn here: W&B's own would be known too late for a run that is interrupted.
             arguments["id"] = run.before.get("wandb_id") or config.get("id") or secrets.token_hex(8)
-            arguments["name"] = config.get("name") or str(run.home)
+            arguments["name"] = config.get("name") or named
+            arguments["tags"] = [*(config.get("tags") or []), *tags]
         elif _is(kind, MLFlowLogger):
-            arguments["run_name"] = config.get("run_name") or str(run.home)
+            arguments["run_name"] = config.get("run_name") or named
+            arguments["tags"] = {"tags": ", ".join(tags), **(config.get("tags") or {})} if tags else config.get("tags")
             arguments["run_id"] = run.before.get("mlflow_run_id") if step is not None else None
         elif _is(kind, TensorBoardLogger) and step is not None:
             arguments["purge_step"] = step
-        logger = instantiate(config, **arguments)
+        logger = make_kind(key, config, Logger, **arguments)  # type: ignore[type-abstract]
         if isinstance(logger, CSVLogger) and step is not None:
             _restore_rows(logger, step)
         loggers.append(logger)
@@ -81,6 +131,8 @@ def flush(loggers: Iterable[Logger]) -> None:
     """Writes what was logged so far into the files: a kill would take what waits in memory."""
     for logger in loggers:
         match logger:
+            case CurvesLogger():
+                logger.flush()
             case TensorBoardLogger():
                 logger.experiment.flush()
             case CSVLogger():
@@ -88,38 +140,40 @@ def flush(loggers: Iterable[Logger]) -> None:
 
 
 def log_picture(trainer: L.Trainer, path: Path) -> None:
-    """Gives a PNG to the loggers that take pictures."""
+    """Gives a PNG to the loggers that take pictures: those of one's own with W&B's `log_image(key, images)`."""
     for logger in trainer.loggers:
         match logger:
             case TensorBoardLogger():
                 # The picture itself: TensorBoard's add_figure would draw it a second time, which takes as long again.
                 pixels = imread(path)[..., :3]
-                logger.experiment.add_image(path.stem, pixels, trainer.global_step, dataformats="HWC")
-            case WandbLogger():
-                logger.log_image(path.stem, [str(path)])
+                logger.experiment.add_image(f"pictures/{path.stem}", pixels, trainer.global_step, dataformats="HWC")
             case MLFlowLogger():
                 logger.experiment.log_artifact(logger.run_id, str(path))
+            case _ if hasattr(logger, "log_image"):
+                logger.log_image(path.stem, [str(path)])
 
 
 def log_hyperparameters(trainer: L.Trainer, run: Run) -> None:
     """Gives the loggers the settings, and the run's figures once they are known: those of the tested checkpoint.
 
-    They are logged under `best/...`: under their own names they would put a point into the epochs' curves.
+    They are logged under `best/...`, in TensorBoard under `tested/...`, which comes after the curves: under their own
+    names they would put a point into these.
     """
     settings: Any = OmegaConf.to_container(run.config)
-    shown = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "seed")}
-    shown["data"] = {
-        name: settings["data"][name] for name in ("_target_", "dataset", "batch_size") if name in settings["data"]
-    }
+    shown = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "mixing", "seed")}
+    data = settings["data"]
+    shown["data"] = {name: data[name] for name in ("_target_", "dataset", "batch_size") if name in data}
+    shown |= {name: run.facts[name] for name in ("name", "tags") if run.facts.get(name)}
     for part in shown.values():
         if isinstance(part, dict):
             part.pop("_partial_", None)  # Hydra's, not a setting
-    best = {f"best/{name}": value for name, value in run.figures.items()}
+    step = trainer.global_step  # after the last epoch's curves: to resume from there takes these figures away
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(shown, best)  # both at once: what its HPARAMS tab shows
+        if isinstance(logger, TensorBoardLogger):  # both at once: what its HPARAMS tab shows
+            ranked = sorted(run.figures, key=lambda name: name != OBJECTIVE)  # the tab shows the first one
+            logger.log_hyperparams(shown, {f"tested/{name}": run.figures[name] for name in ranked}, step)
         else:
             logger.log_hyperparams(shown)
-            logger.log_metrics(best)
+            logger.log_metrics({f"best/{name}": value for name, value in run.figures.items()}, step)
             logger.save()
     flush(trainer.loggers)

@@ -26,11 +26,13 @@ AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batc
 OPTIONAL_GROUPS = ("experiment", "hparams_search", "debug")
 # Of the groups that are one class each: settings that the class does not get.
 READ_BY_BUILD: dict[str, set[str]] = {
+    "data": set(),
     "model": set(),
     "loss": set(),
     "augmentation": set(),
-    "optimizer": {"_partial_"},
-    "scheduler": {"_partial_", "interval", "frequency", "monitor"},
+    "mixing": set(),
+    "optimizer": {"_partial_", "groups", "no_decay"},
+    "scheduler": {"_partial_", "interval", "frequency", "monitor", "warmup"},
 }
 SLURM_LAUNCHERS = ("slurm", "submitit_slurm")
 # What somebody may have meant by an argument that is no override.
@@ -38,6 +40,7 @@ EXAMPLES = {
     **dict.fromkeys(("predict", "explain"), "images={}"),
     **dict.fromkeys(("eval", "export", "demo"), "ckpt_path={}"),
 }
+NAME = re.compile(r"[\w.+-]{1,60}")  # of a run: it becomes part of its folder's
 INTEGER, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 # In an override's value: what is quoted already, or an item with letters that Hydra's grammar does not know.
 QUOTED_OR_FOREIGN = re.compile(
@@ -91,6 +94,17 @@ def sweep_overrides(arguments: Iterable[str]) -> list[Override]:
 
 def is_group(key: str) -> bool:
     return bool(key) and (CONFIGS / key).is_dir()
+
+
+def name_in_folder(name: object) -> str:
+    """A run's name as part of its folder's; nothing where there is none.
+
+    Raises:
+        UserError: for a name that could lead elsewhere, or has to be quoted in a shell.
+    """
+    if name is not None and not NAME.fullmatch(str(name)):
+        raise UserError(f"name={name}: a folder is named by it. Give 1 to 60 letters, digits and . _ + -")
+    return "" if name is None else f"{name}_"
 
 
 def choices_of(group: str) -> list[str]:
@@ -150,7 +164,10 @@ def adopt_targets(cfg: DictConfig, overrides: Sequence[str]) -> None:
     typed = [override.partition("=")[0].lstrip("+") for override in overrides]
     for group in READ_BY_BUILD.keys() & {key.removesuffix("._target_") for key in typed if key.endswith("._target_")}:
         part = OmegaConf.select(cfg, group)
-        takes = {*parameters_of(target_of(group, part)), "_target_", *READ_BY_BUILD[group]}
+        parameters = parameters_of(target_of(group, part))
+        if group == "data" and any(one.kind == one.VAR_KEYWORD for one in parameters.values()):
+            continue  # a DigitsDataModule, which checks its settings itself
+        takes = {*parameters, "_target_", *READ_BY_BUILD[group]}
         takes |= {key.split(".")[1] for key in typed if key.startswith(f"{group}.")}
         with open_dict(part):
             for key in [key for key in part if key not in takes]:
@@ -165,6 +182,7 @@ def check_job(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the override.
     """
+    name_in_folder(cfg.get("name"))
     if problem := _job_problem(cfg):
         raise UserError(problem)
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from digits import parts
 from digits.data.datasets import named
 from digits.metrics import entries
+from digits.targets import check_kind, target_of
 
 OURS = "digits.data.DigitsDataModule"
 
@@ -20,6 +21,7 @@ def rehearse(cfg: DictConfig) -> None:
         UserError: naming the part that does not work.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    _check_kinds({f"{group}.{name}": part for group in ("callbacks", "logger") for name, part in plain[group].items()})
     data = plain["data"]
     data_set = named(data["dataset"])(subset=data.get("subset")) if data["_target_"] == OURS else None
     shape = data_set.announced if data_set else None
@@ -32,3 +34,16 @@ def rehearse(cfg: DictConfig) -> None:
         network = parts.make_network(parts.without_pretraining(settings), None, plain["freeze"])
         parts.rehearse(network, loss, [], shape, names)
         parts.rehearse(network, loss, entries(plain["metrics"]), shape, names)
+
+
+def _check_kinds(settings: dict[str, Any]) -> None:
+    """Of callbacks and loggers of one's own, by key: the others are, and to import their base takes seconds."""
+    targets = {key: part.get("_target_") for key, part in settings.items() if isinstance(part, dict) and part}
+    if all(str(target).startswith(("digits.", "lightning.")) for target in targets.values()):
+        return
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+    for key in targets:
+        base = Callback if key.startswith("callbacks.") else Logger
+        check_kind(key, settings[key], target_of(key, settings[key]), base)

@@ -9,10 +9,13 @@ import sys
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, TypeVar
+
+from hydra.utils import instantiate
 
 from digits.errors import UserError
 
+T = TypeVar("T")
 PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "optuna")
 # What these libraries have classes of that an experiment is made of. By name: to import them all would take seconds.
 KINDS = (
@@ -44,6 +47,28 @@ def target_of(key: str, part: Any) -> Any:
         what = f"{key}._target_={target}" if target else f"{key}={part}"
         reason = textwrap.shorten(str(error), 200) if target else "it has no _target_"
         raise UserError(f"{what}: names nothing that can be made ({reason})") from error
+
+
+def check_kind(key: str, part: Any, kind: Any, base: type) -> None:
+    """Refuses a class that is no `base`; what a function makes is not known before.
+
+    Raises:
+        UserError: naming the part's `_target_`.
+    """
+    if isinstance(kind, type) and not issubclass(kind, base):
+        raise UserError(f"{key}._target_={part['_target_']}: makes no {base.__name__}. Name a class of that kind")
+
+
+def make_kind(key: str, part: Any, base: type[T], **arguments: Any) -> T:
+    """Makes what a part of the config names, with further arguments.
+
+    Raises:
+        UserError: if that is no `base`.
+    """
+    check_kind(key, part, target_of(key, part), base)
+    made = instantiate(part, **arguments)
+    check_kind(key, part, type(made), base)
+    return made
 
 
 def parameters_of(function: Any) -> Mapping[str, inspect.Parameter]:

@@ -1,7 +1,7 @@
 """Finds a learning rate and a batch size before training, by Lightning's tuner."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import lightning as L
 from lightning.pytorch.tuner import Tuner
@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 from digits.classifier import Classifier
 from digits.data import DigitsDataModule
 from digits.errors import UserError
+from digits.loggers import log_picture
+from digits.runs.run import Run
 
 LARGEST_BATCH = 8192  # on a CPU the memory would end later than the patience
 
@@ -17,12 +19,13 @@ log = logging.getLogger(__name__)
 
 
 def tune(
-    cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer, make_classifier: Callable[[], Classifier]
+    cfg: DictConfig, run: Run, data: DigitsDataModule, trainer: L.Trainer, make_classifier: Callable[[], Classifier]
 ) -> None:
     """Finds what the config asks for, and writes it into the config, as if it had been given.
 
     Args:
         cfg: with `find_batch_size` and `find_lr`.
+        run: whose folder gets `find_lr.png`.
         data: its `batch_size` becomes what is found.
         trainer: whose device and precision count.
         make_classifier: makes a new one for each search.
@@ -31,8 +34,13 @@ def tune(
         cfg.data.batch_size = data.batch_size = find_batch_size(make_classifier(), data, probe(trainer))
         log.info("find_batch_size: data.batch_size=%s", cfg.data.batch_size)
     if cfg.find_lr:
-        cfg.optimizer.lr = find_lr(make_classifier(), data, probe(trainer))
+        cfg.optimizer.lr, tried = find_lr(make_classifier(), data, probe(trainer))
         log.info("find_lr: optimizer.lr=%s", cfg.optimizer.lr)
+        if cfg.figures:
+            from digits import figures  # here, because seaborn takes a second
+
+            figure = figures.learning_rates(tried["lr"], tried["loss"], cfg.optimizer.lr, data.title)
+            log_picture(trainer, run.save_figure("find_lr", figure))
     L.seed_everything(cfg.seed, workers=True, verbose=False)  # training starts as if nothing had been tried
 
 
@@ -59,8 +67,10 @@ def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.T
     return found
 
 
-def find_lr(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> float:
+def find_lr(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> tuple[float, dict[str, list[float]]]:
     """The learning rate at which the loss falls fastest, while it rises from 1e-5 to 1 over 100 steps.
+
+    With it come the rates that were tried, `lr`, and the running mean of the training loss at each, `loss`.
 
     Source: Smith, Cyclical Learning Rates for Training Neural Networks, https://arxiv.org/abs/1506.01186.
 
@@ -76,9 +86,14 @@ def find_lr(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) 
     classifier.check_finite = False  # the search continues until the loss diverges
     finder = Tuner(trainer).lr_find(classifier, datamodule=data, min_lr=1e-5, max_lr=1.0, update_attr=False)
     found = finder.suggestion() if finder else None
-    if found is None:
+    if finder is None or found is None:
         raise UserError("find_lr: too few steps to find a learning rate. Give optimizer.lr, or more training data")
-    return float(f"{found:.2g}")
+    return float(f"{found:.2g}"), {"lr": finder.results["lr"], "loss": _unbiased(finder.results["loss"])}
+
+
+def _unbiased(losses: Sequence[float], beta: float = 0.98) -> list[float]:
+    """Lightning's running means, corrected for their start at 0: it divides the n-th by that of the one after it."""
+    return [loss * (1 - beta ** (n + 1)) / (1 - beta**n) for n, loss in enumerate(losses, start=1)]
 
 
 def probe(trainer: L.Trainer) -> L.Trainer:

@@ -109,8 +109,6 @@ class OptunaSweeper(Sweeper):
         failed = []
         for trial, job in zip(trials, jobs, strict=True):
             outcome = studies.tell(study, trial, job.return_value if job.status == JobStatus.COMPLETED else None)
-            result = "" if outcome.value is None else f", {OBJECTIVE} {outcome.value:.4f}"
-            log.info("trial %d: %s%s", trial.number, outcome.state.name.lower(), result)
             if outcome.state not in studies.FINISHED:
                 failed.append(job)
         return failed

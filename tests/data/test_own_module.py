@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from digits import load_classifier
 from digits.checkpoints import Checkpoint
+from digits.classifier import Classifier
 from digits.data.batches import TrainingBatches
 from digits.data.own_module import OwnDataModule, known_targets
 from digits.data.restore import restore_data
@@ -196,6 +198,64 @@ def test_its_own_names_normalisation_and_hooks(own: Path) -> None:
     assert data.module.seen_training  # it sees the trainer of this project
 
 
+def test_this_projects_augmentation_works_on_its_pixels(own: Path) -> None:
+    class Inverted(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert 0 <= images.min() <= images.max() <= 1
+            return 1 - images
+
+    data = module("Described")
+    data.augmentation = Inverted()
+    raw, target = data.module.test.tensors[0][:3], torch.zeros(3)
+    for training in (True, False):
+        data.trainer = type("Trainer", (), {"training": training})()
+        images, _ = data.on_after_batch_transfer((raw, target), 0)
+        assert torch.equal(data.pixels(images), 255 - raw if training else raw)
+
+
+def test_it_resumes_during_an_epoch_as_if_it_had_not_been_interrupted(
+    command: Command, own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = (f"--config-dir={own}", "data=mine", "model=fast", "trainer=cpu", "trainer.max_epochs=2")
+    words = (*words, "checkpoint_every_seconds=0", "trainer.limit_test_batches=1")
+    whole = command("train", *words)
+    assert whole.code == 0, whole.err
+    step, done = Classifier.training_step, []
+
+    def broken(self, batch, batch_idx):
+        if len(done) == 19:  # of 14 an epoch
+            raise InterruptedError
+        done.append(batch_idx)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "training_step", broken)
+        with suppress(InterruptedError):
+            command("train", *words)
+    cut = max((tmp_path / "logs" / "train" / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+    assert cut != whole.folder
+    resumed = command("train", f"resume={cut}", "trust=own_modules")
+    assert resumed.code == 0, resumed.err
+    ours, theirs = (
+        Checkpoint.open(folder / "checkpoints" / "last.ckpt").content["state_dict"] for folder in (cut, whole.folder)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_one_line_from_the_command_line(command: Command, own: Path) -> None:
+    for words, line in (
+        (["data._target_=own_modules.data.NoSuch"], "data._target_=own_modules.data.NoSuch: names nothing"),
+        (["data._target_=own_modules.data.Stream"], "no subclass of lightning.LightningDataModule"),
+        (["data=mine", "data.folds=5"], "data.folds: the chosen data has no such key"),
+        (["data=mine", "+data.folds=5"], "own_modules.data.Plain: takes no folds. It has root, batch_size"),
+        (["data._target_=own_modules.data.NoTrain"], "it has no train_dataloader"),
+    ):
+        outcome = command("train", f"--config-dir={own}", *words)
+        assert outcome.code == 1
+        assert outcome.err.count("\n") == 1, outcome.err
+        assert line in outcome.err
+
+
 def test_the_order_depends_on_seed_and_epoch_and_can_be_resumed(own: Path) -> None:
     def order(seed: int, epoch: int, done: int = 0) -> list[bytes]:
         loader = module("Plain", seed).train_dataloader()
@@ -245,8 +305,6 @@ def test_what_does_not_fit_is_one_line(arguments: dict, line: str, own: Path) ->
 
 
 def test_what_cannot_be_asked_of_it(own: Path) -> None:
-    with pytest.raises(UserError, match="augments its images itself"):
-        OwnDataModule({"_target_": "own_modules.data.Plain"}, augmentation=nn.Dropout())
     data = module("Plain", root="there")
     assert restore_data(data.settings, root="moved").arguments["root"] == "moved"
     for name, value in {"folds": 5, "eval_batch_size": 3, "val_size": 9}.items():

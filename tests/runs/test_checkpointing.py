@@ -171,6 +171,6 @@ def test_overfit_does_not_validate(command: Command) -> None:
 
 
 def test_a_short_run_with_ema_tests_weights_that_have_moved(command: Command) -> None:
-    words = ["data=mnist5k", "trainer.max_epochs=2"]
+    words = ["data=mnist5k", "model=fast", "trainer.max_epochs=2"]
     plain, average = command("train", *words), command("train", *words, "callbacks=ema")
     assert average.record["val/acc"] > plain.record["val/acc"] - 0.03

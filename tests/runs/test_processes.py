@@ -16,7 +16,8 @@ from conftest import PROJECT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.slow
-SHORT = ["data=mnist5k", "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
+FAST = ["data=mnist5k", "model=fast", "figures=false"]
+SHORT = [*FAST, "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 
 
@@ -42,7 +43,7 @@ def records(logs: Path, pattern: str) -> dict[str, dict]:
 def distributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The logs of a run on two processes, with a number of test images that two do not divide."""
     logs = tmp_path_factory.mktemp("ddp")
-    answer = run("train", *DDP, "data=mnist5k", "data.test_size=501", "trainer.max_epochs=2", f"log_dir={logs}")
+    answer = run("train", *DDP, *FAST, "data.test_size=501", "trainer.max_epochs=2", f"log_dir={logs}")
     assert answer.returncode == 0, answer.stderr
     return logs
 
@@ -53,10 +54,10 @@ def test_one_run_one_folder_one_set_of_figures(distributed: Path) -> None:
     record = json.loads((folder / "metrics.json").read_text())
     assert record["status"] == "completed"
     assert record["device"].startswith("2 × CPU")
-    events = EventAccumulator(str(folder / "tensorboard"))
+    events = EventAccumulator(str(folder / "tensorboard" / "val"))
     events.Reload()
-    assert len(events.Scalars("val/acc")) == 2
-    assert len({path.name.split(".")[-2] for path in (folder / "tensorboard").glob("events*")}) == 1  # process number
+    assert len(events.Scalars("curves/acc")) == 2
+    assert len({path.name.split(".")[-2] for path in (folder / "tensorboard").rglob("events*")}) == 1  # process number
     assert (folder / "train.log").read_text().count("epoch  1/2") == 1
     with (folder / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
@@ -76,7 +77,9 @@ def test_each_test_image_is_counted_once(distributed: Path) -> None:
 def test_metrics_are_those_of_one_process(distributed: Path, devices: list[str], tmp_path: Path) -> None:
     [folder] = (distributed / "train" / "runs").iterdir()
     trained = json.loads((folder / "metrics.json").read_text())
-    answer = run("eval", *devices, f"ckpt_path={folder / 'checkpoints' / 'best.ckpt'}", f"log_dir={tmp_path}")
+    answer = run(
+        "eval", *devices, "figures=false", f"ckpt_path={folder / 'checkpoints' / 'best.ckpt'}", f"log_dir={tmp_path}"
+    )
     assert answer.returncode == 0, answer.stderr
     [evaluated] = records(tmp_path, "eval/runs/*").values()
     for name in ("acc", "precision", "recall", "f1", "loss"):
@@ -88,7 +91,7 @@ def test_metrics_are_those_of_one_process(distributed: Path, devices: list[str],
 
 def test_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     """Two processes with half the batch each take the same step as one with the whole: no dropout, plain SGD."""
-    plain = ["data=mnist5k", "optimizer=sgd", "model.dropout=0", "trainer.max_epochs=1", "trainer.precision=32-true"]
+    plain = [*FAST, "optimizer=sgd", "model.dropout=0", "trainer.max_epochs=1", "trainer.precision=32-true"]
     for name, words in {"one": ["trainer=cpu", "data.batch_size=4000"], "two": [*DDP, "data.batch_size=2000"]}.items():
         answer = run("train", *plain, *words, f"log_dir={tmp_path / name}")
         assert answer.returncode == 0, answer.stderr
@@ -117,7 +120,7 @@ def test_divergence_of_all_processes_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_ends_the_other_and_the_run_resumes(tmp_path: Path) -> None:
-    words = ["data=mnist5k", "model=fast", *DDP, "trainer.max_epochs=3", "data.batch_size=5", f"log_dir={tmp_path}"]
+    words = [*FAST, *DDP, "trainer.max_epochs=3", "data.batch_size=5", f"log_dir={tmp_path}"]
     first = subprocess.Popen(
         [sys.executable, "train.py", *words, "checkpoint_every_seconds=0.5"],
         cwd=PROJECT,
@@ -155,7 +158,7 @@ def test_a_job_that_slurm_preempts_and_requeues_resumes(tmp_path: Path) -> None:
         **{"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "digits", "SLURM_NODELIST": "localhost", "SLURM_NTASKS": "1"},
         **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
     }
-    words = ["data=mnist5k", "model=fast", "trainer=cpu", "trainer.max_epochs=40", "augmentation=affine", "logger=[]"]
+    words = [*FAST, "trainer=cpu", "trainer.max_epochs=15", "augmentation=affine", "logger=[]"]
     first = subprocess.Popen(
         [sys.executable, "train.py", *words, f"log_dir={tmp_path / 'logs'}"],
         cwd=PROJECT,

@@ -1,17 +1,15 @@
 """The table of runs: against a sweep that was really run, and against folders made up for what is rare."""
 
 import csv
-import importlib
 import json
 import shlex
 import statistics
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
+from conftest import Command, call
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -28,11 +26,9 @@ def summary_of(*paths: Path) -> Summary:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a sweep: two learning rates that train, one that cannot; two seeds. Not to be changed."""
     logs = tmp_path_factory.mktemp("swept")
-    words = ["-m", "data=mnist5k", "trainer.max_epochs=1", "trainer.limit_train_batches=5", f"log_dir={logs}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *words, "optimizer.lr=0.001,0.01,-1", "seed=1,2"])
-        with pytest.raises(SystemExit):
-            importlib.import_module("train").main()
+    words = ["-m", "data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
+    words += ["figures=false", f"log_dir={logs}"]
+    assert call("train", *words, "optimizer.lr=0.001,0.01,-1", "seed=1,2") == 1
     [folder] = (logs / "train" / "multiruns").iterdir()
     return folder
 
@@ -392,6 +388,20 @@ def test_hopeless_configuration_does_not_hide_the_others() -> None:
     a, b, c = (axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] for x in (0.99, 0.98, 0.1))
     assert 0 < c < b < a < 1
     assert a - b > 0.05
+
+
+def test_a_name_is_a_column_and_no_setting(tmp_path: Path) -> None:
+    for seed, name in ((1, "first"), (2, "second"), (3, None)):
+        own = [f"name={name}"] if name else []
+        config = {"seed": seed, "name": name, "tags": [str(seed)]}
+        job(tmp_path / str(seed), *own, f"seed={seed}", config=config, val=0.9, name=name, tags=[str(seed)])
+    summary = summary_of(tmp_path)
+    [configuration] = summary.configurations
+    assert len(configuration.jobs) == 3
+    assert summary._table()[0][0] == "name"
+    assert summary._table()[1][0] == "first, second"
+    assert configuration.commands == ["python train.py -m seed=1,2,3"]
+    assert summary.differing.keys() == {"seed"}
 
 
 def test_metrics_of_ones_own_have_columns(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from conftest import PROJECT, Command, Outcome
 from optuna.trial import TrialState, create_trial
 
-TINY = ("hparams_search=optuna", "data=mnist5k", "trainer=cpu", "trainer.limit_train_batches=5", "figures=false")
+TINY = ("hparams_search=optuna", "data=mnist5k", "model=fast", "trainer=cpu", "trainer.limit_train_batches=5")
+TINY += ("figures=false",)
 
 
 def study_of(logs: Path, name: str = "digits") -> optuna.Study:
@@ -47,7 +48,8 @@ def test_stopped_search_resumes_and_its_best_can_be_had_again(command: Command, 
     for trial, record in zip(study.trials, records, strict=True):
         assert f"optimizer.lr={trial.params['optimizer.lr']}" in record["overrides"]
         assert f"callbacks.pruning.trial={trial.number}" in record["overrides"]
-    assert [outcome.out.count("run:    ") for outcome in (first, second, third)] == [2, 1, 0]
+    assert [outcome.out.count(" completed: ") for outcome in (first, second, third)] == [2, 1, 0]
+    assert "job 2 starts: optimizer=" in second.out
     assert "all 3 trials are finished" in third.out
     assert f"best: trial {study.best_trial.number}, val/acc {study.best_value:.4f}" in third.out
 
@@ -68,7 +70,7 @@ def test_hopeless_trial_is_pruned(command: Command, tmp_path: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert states(study) == ["COMPLETE"] * 5 + ["RUNNING", "PRUNED"]
     pruned = study.trials[6]
-    assert "trial 6: pruned, val/acc " in outcome.out
+    assert "job 6 pruned: " in outcome.out
     record = json.loads((outcome.folder / "6" / "metrics.json").read_text())
     assert record["status"] == "pruned"
     assert record["error"] == f"trial 6 pruned after epoch 2: val/acc {pruned.value:.4f}"
@@ -122,7 +124,7 @@ def test_two_processes_share_a_search(tmp_path: Path) -> None:
     assert len(trials) in (4, 5)  # 5: each had begun its last one
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert len({trial.params["optimizer.lr"] for trial in trials}) == len(trials)
-    runs = [text.count("run:    ") for text in printed]
+    runs = [text.count(" completed: ") for text in printed]
     assert min(runs) > 0
     assert sum(runs) == len(trials) == len(list(tmp_path.glob("train/searches/digits/*/metrics.json")))
 

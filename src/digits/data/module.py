@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from digits.augmentation import Mixing, NoMixing
 from digits.data.batches import Batches, TrainingBatches
 from digits.data.dataset import DataSet
 from digits.data.datasets import named
@@ -40,6 +41,7 @@ class DigitsDataModule(L.LightningDataModule):
         dataset: name of one in `digits.data.datasets`, or the dotted path of a `DataSet` of one's own.
         root: folder that holds, or will hold, its files.
         augmentation: batched module on images (B, C, H, W) in [0, 1], applied in training only.
+        mixing: maps these augmented images and their target (B,) to images and a target (B,) or (B, num_classes).
         settings: the other fields of `DataSettings`.
 
     Attributes:
@@ -57,6 +59,7 @@ class DigitsDataModule(L.LightningDataModule):
         dataset: str = "mnist",
         root: str | None = "data",
         augmentation: nn.Module | None = None,
+        mixing: Mixing | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -64,6 +67,7 @@ class DigitsDataModule(L.LightningDataModule):
             self.options = DataSettings(dataset=dataset, root=root, **settings)
         self.root = Path(str(self.options.root)).expanduser()
         self.augmentation = augmentation or nn.Identity()
+        self.mixing = mixing or NoMixing()
         self.batch_size = self.options.batch_size  # which a tuner may change
         self.eval_batch_size = self.options.eval_batch_size
         self.image_size, self.in_channels = self.options.image_size, int(self.options.channels)
@@ -256,6 +260,7 @@ class DigitsDataModule(L.LightningDataModule):
         images = images.float() / 255  # (B, C, H, W) in [0, 1]
         if self.trainer and self.trainer.training:
             images = self.augmentation(images)
+            images, target = self.mixing(images, target)
         return self.normalise(images), target
 
     def normalise(self, images: Tensor) -> Tensor:

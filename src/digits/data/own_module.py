@@ -25,6 +25,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from digits.augmentation import Mixing, NoMixing
 from digits.data.batches import TrainingBatches
 from digits.data.dataset import DataSet
 from digits.data.images import TensorImages
@@ -55,7 +56,7 @@ class OwnDataModule(L.LightningDataModule):
     Args:
         arguments: `_target_`, the module's class, and the arguments of that, as plain types.
         seed: of the order of the training images.
-        augmentation: none: the module does that itself.
+        augmentation: as of DigitsDataModule, on what the module gives for training.
 
     Raises:
         UserError: if that is no LightningDataModule, or does not take these arguments.
@@ -72,8 +73,6 @@ class OwnDataModule(L.LightningDataModule):
             problem = "no subclass of lightning.LightningDataModule"
         elif unknown:
             problem = f"takes no {unknown[0]}. It has {', '.join(takes) or 'no arguments'}"
-        elif not isinstance(augmentation or nn.Identity(), nn.Identity):
-            problem = "a data module of one's own augments its images itself. Choose augmentation=none"
         if problem:
             raise UserError(f"data._target_={self.dataset}: {problem}")
         with fixed_random_numbers():
@@ -82,7 +81,10 @@ class OwnDataModule(L.LightningDataModule):
         self._splits: Splits | None = None
         self.class_names: tuple[str, ...] = ()
         self.mean, self.std = [0.0], [1.0]
-        self.image_size = self.in_channels = 0
+        self.augmentation = augmentation or nn.Identity()
+        self.mixing: Mixing = NoMixing()
+        self.in_channels = 0
+        self.image_size: int | None = None
         self.fingerprint = ""
 
     @property
@@ -116,7 +118,11 @@ class OwnDataModule(L.LightningDataModule):
 
     @property
     def shape(self) -> dict[str, int]:
-        return {"in_channels": self.in_channels, "num_classes": self.num_classes, "image_size": self.image_size}
+        return {
+            "in_channels": self.in_channels,
+            "num_classes": self.num_classes,
+            "image_size": int(self.image_size or 0),
+        }
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -156,7 +162,7 @@ class OwnDataModule(L.LightningDataModule):
                 folds=None,
                 fold=0,
                 val_size=len(self.splits.val),
-                image_size=self.image_size,
+                image_size=self.shape["image_size"],
                 channels=self.in_channels,  # type: ignore[arg-type] # 1 or 3, as `setup` has checked
                 mean=self.mean,
                 std=self.std,
@@ -332,7 +338,14 @@ class OwnDataModule(L.LightningDataModule):
         return self.module.transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.module.on_after_batch_transfer(batch, dataloader_idx)
+        batch = self.module.on_after_batch_transfer(batch, dataloader_idx)
+        changes = not (isinstance(self.augmentation, nn.Identity) and isinstance(self.mixing, NoMixing))
+        if not (changes and self.trainer and self.trainer.training):
+            return batch
+        images, target = batch
+        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        images, target = self.mixing(self.augmentation(images * std + mean), target)  # in [0, 1]
+        return (images - mean) / std, target
 
 
 class LoaderImages(TensorImages):

@@ -95,14 +95,17 @@ def _checked(image: Image.Image) -> Image.Image:
     """The image itself, if its header says nothing for which it should not be decoded at all.
 
     Raises:
-        PictureError: for more pixels than a photo has, or several frames.
+        PictureError: for more pixels than a photo has, several frames, or pixels that are fractions.
     """
-    frames = getattr(image, "n_frames", 1)
-    several = frames > 1 and image.format != "MPO"  # a telephone's JPEG with a preview behind it
-    if several or image.width * image.height > MAX_PIXELS:
-        raise PictureError(
-            f"a {image.format} of {frames} frames or pages. Give one with a single one" if several else TOO_LARGE
-        )
+    problem, frames = None, getattr(image, "n_frames", 1)
+    if image.mode == "F":
+        problem = "pixels with a fraction have no known range. Save it with 8 bits"
+    if image.width * image.height > MAX_PIXELS:
+        problem = TOO_LARGE
+    if frames > 1 and image.format != "MPO":  # a telephone's JPEG with a preview behind it
+        problem = f"a {image.format} of {frames} frames or pages. Give one with a single one"
+    if problem:
+        raise PictureError(problem)
     return image
 
 
@@ -134,13 +137,7 @@ def _factor(size: tuple[int, int]) -> int:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel.
-
-    Raises:
-        PictureError: if its pixels are fractions.
-    """
-    if image.mode == "F":
-        raise PictureError("pixels with a fraction have no known range. Save it with 8 bits")
+    """The image with 8 bits a channel."""
     if image.mode.startswith("I"):  # grey with 16 bits, in one of Pillow's several modes for it
         values = np.asarray(image)
         return Image.fromarray((values.clip(0, 2**16 - 1) >> 8).astype(np.uint8))

@@ -160,26 +160,17 @@ def best_path(trainer: L.Trainer) -> str | None:
     return callback.best_model_path or None if callback else None
 
 
-def to_resume(run: Run, max_epochs: int) -> Checkpoint | None:
-    """The checkpoint that the run resumes from; None where it starts from the beginning.
-
-    Raises:
-        UserError: if it is damaged, or more epochs are over than the run may have.
-    """
+def to_resume(run: Run) -> Checkpoint | None:
+    """The checkpoint that the run resumes from; None where it starts from the beginning."""
     if not run.resumed:
         return None
     if not run.last_checkpoint.exists():
         log.info("resumes: no checkpoint was saved yet, so it starts from the beginning")
         return None
-    checkpoint = Checkpoint.open(run.last_checkpoint)
-    epochs = checkpoint.content["epoch"]
-    if 0 <= max_epochs < epochs:
-        raise UserError(f"trainer.max_epochs={max_epochs}: {epochs} epochs are over already")
-    log.info("resumes after step %s, in epoch %s", checkpoint.content["global_step"], epochs + 1)
-    return checkpoint
+    return Checkpoint.open(run.last_checkpoint)
 
 
-def check_settings(checkpoint: Checkpoint | None, settings: Mapping[str, Any], processes: int) -> None:
+def check_resumed(checkpoint: Checkpoint | None, settings: Mapping[str, Any], trainer: L.Trainer) -> None:
     """Refuses a checkpoint that a run with these settings cannot resume from.
 
     Raises:
@@ -187,12 +178,14 @@ def check_settings(checkpoint: Checkpoint | None, settings: Mapping[str, Any], p
     """
     if checkpoint is None:  # nothing is resumed
         return
-    problem = None
-    if lacking := NEEDED.difference(checkpoint.content):
+    content, processes, epochs, problem = checkpoint.content, trainer.world_size, trainer.max_epochs, None
+    if lacking := NEEDED.difference(content):
         problem = f"not to resume from, it has no {', '.join(sorted(lacking))}"
-    elif len(checkpoint.content["train_metrics"]) != processes:
-        problem = f"of {len(checkpoint.content['train_metrics'])} processes, and this run has {processes}"
-    for name in ("model", "loss", "metrics", "optimizer", "scheduler", "augmentation", "seed", "data"):
+    elif len(content["train_metrics"]) != processes:
+        problem = f"of {len(content['train_metrics'])} processes, and this run has {processes}"
+    elif epochs is not None and 0 <= epochs < content["epoch"]:
+        problem = f"{content['epoch']} epochs are over already, and trainer.max_epochs={epochs}"
+    for name in (key for key in settings if key != "precision"):
         ours, theirs = settings[name], checkpoint.settings.get(name, {})
         if name == "data":  # which may have moved
             ours, theirs = ({key: value for key, value in part.items() if key != "root"} for part in (ours, theirs))
@@ -200,6 +193,7 @@ def check_settings(checkpoint: Checkpoint | None, settings: Mapping[str, Any], p
             problem = problem or f"of another run, its {name} is not this one's"
     if problem:
         raise UserError(f"{checkpoint.path}: {problem}. Without that file the run restarts from scratch")
+    log.info("resumes after step %s, in epoch %s", content["global_step"], content["epoch"] + 1)
 
 
 def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:

@@ -27,9 +27,10 @@ def model_card(run: Run, class_names: Sequence[str]) -> str:
         [
             f"# {settings['model']['_target_'].rpartition('.')[2]} on {facts['data']}",
             *_warnings(facts, settings),
+            *_named(facts),
             f"Reads images of {len(class_names)} classes: {', '.join(class_names)}.",
             "## How good it is",
-            *_figures(facts),
+            *_figures(run),
             "## Data",
             _data(facts, settings),
             "## Recipe",
@@ -83,7 +84,15 @@ def _warnings(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str
     return warnings
 
 
-def _figures(facts: Mapping[str, Any]) -> list[str]:
+def _named(facts: Mapping[str, Any]) -> list[str]:
+    """Name and tags of the run, where it has them."""
+    parts = [f"Run: {facts['name']}."] if facts.get("name") else []
+    parts += [f"Tags: {', '.join(facts['tags'])}."] if facts.get("tags") else []
+    return [" ".join(parts)] if parts else []
+
+
+def _figures(run: Run) -> list[str]:
+    facts = run.facts
     if "test/acc" not in facts:
         return ["It was not tested."]
     confusion = np.array(facts["confusion_matrix"])
@@ -99,7 +108,7 @@ def _figures(facts: Mapping[str, Any]) -> list[str]:
         "\n".join(["| | | 95 % confidence interval |", "|---|---|---|", *rows]),
         "The interval covers the choice of test images, not of the seed, which gives another network. Precision, recall"
         f" and F1 are weighted by class size. Most often missed: {missed}.",
-        "![Confusion matrix](confusion_matrix.png)",
+        *(["![Confusion matrix](confusion_matrix.png)"] if (run.folder / "confusion_matrix.png").exists() else []),
     ]
 
 
@@ -122,7 +131,7 @@ def _data(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
     def target(group: str) -> str:
         part = settings[group]
-        name = part["_target_"].rpartition(".")[2].replace("Identity", "none")
+        name = part["_target_"].rpartition(".")[2].replace("Identity", "none").replace("NoMixing", "none")
         values = ", ".join(f"{key}={value}" for key, value in part.items() if key not in ("_target_", "_partial_"))
         return f"{name} ({values})" if values else name
 
@@ -131,7 +140,7 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"- network: {target('model')}; {facts['parameters']:,} parameters",
-            *(f"- {group}: {target(group)}" for group in ("loss", "optimizer", "scheduler", "augmentation")),
+            *(f"- {group}: {target(group)}" for group in ("loss", "optimizer", "scheduler", "augmentation", "mixing")),
             f"- batches of {settings['data'].get('batch_size', 'the data module')}, seed {facts['seed']}",
             f"- {trained}; tested: the weights after epoch {facts['tested_epoch']}",
             f"- again: `{run.command}`",

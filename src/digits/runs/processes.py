@@ -51,14 +51,14 @@ def check_processes(trainer: "L.Trainer") -> None:
     world_size, problem = trainer.world_size, None
     environment = getattr(trainer.strategy, "cluster_environment", None)
     alone = environment is None or not environment.creates_processes_externally
+    # Lightning starts the others by this one's command line, which a launcher's worker process does not have.
+    launcher = HydraConfig.get().runtime.choices.get("hydra/launcher", "basic")
     if trainer.num_nodes > 1 and alone and "NODE_RANK" not in os.environ:
-        raise UserError(
+        problem = (
             f"trainer.num_nodes={trainer.num_nodes}: this process was started alone. Start one for each device, on each"
             " machine, with torchrun or srun: see docs/runs.md"
         )
-    # Lightning starts the others by this one's command line, which a launcher's worker process does not have.
-    launcher = HydraConfig.get().runtime.choices.get("hydra/launcher", "basic")
-    if world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and launcher != "basic":
+    elif world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and launcher != "basic":
         problem = f"trainer.devices: {world_size} processes in a job of a sweep need hydra/launcher=basic"
     if problem:
         raise UserError(problem)

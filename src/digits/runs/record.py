@@ -29,6 +29,8 @@ class Record(BaseModel):
     status: str
     started_at: str = ""
     error: str | None = None
+    name: str | None = None
+    tags: list[str] = []
     data: str | None = None
     dataset: str | None = None
     device: str | None = None

@@ -1,15 +1,16 @@
 """Resuming a run by its folder: its config.yaml is the truth, with the few keys that may change on top."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from digits.errors import UserError
+from digits.errors import UserError, one_line_errors
 from digits.overrides import given_values, job_overrides, log_dir, quoted
 from digits.runs.run import CONFIG, Run, newest_run
-from digits.targets import untrusted
+from digits.targets import packages, untrusted
 
 # What may change: how long the run takes, and where things are.
 RESUME_KEYS = (
@@ -39,29 +40,24 @@ def resume_arguments(arguments: Sequence[str], asked: str) -> list[str]:
         UserError: if there is no such run, or an override would make it another experiment.
     """
     others = [argument for argument in arguments if not argument.lstrip("+").startswith("resume=")]
-    folder = last_run(others) if asked == "last" else Path(asked).expanduser().absolute()
     changed = [argument for argument in others if argument.partition("=")[0] not in RESUME_KEYS]
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"resume={asked}: not a run's folder, it has no {CONFIG}. Give logs/train/runs/..., or last")
-    if changed:
-        raise UserError(
+    folder, problem = Path(asked).expanduser(), None
+    if asked == "last":
+        runs = Path(log_dir(others), "train", "runs")
+        # Of those that failed, only one with a checkpoint could resume.
+        last = newest_run(runs.glob("*"), lambda run: run.status != "failed" or run.last_checkpoint.exists())
+        folder = last.folder if last else runs
+        problem = None if last else f"resume=last: there is no run in {runs} that could be resumed"
+    elif not (folder / CONFIG).is_file():
+        problem = f"resume={asked}: not a run's folder, it has no {CONFIG}. Give logs/train/runs/..., or last"
+    if changed and not problem:
+        problem = (
             f"{changed[0]}: a resumed run keeps its settings; only {', '.join(RESUME_KEYS)} may change."
             " For others, start a new run"
         )
-    return [*others, f"resume={quoted(str(folder))}"]
-
-
-def last_run(arguments: Sequence[str]) -> Path:
-    """The newest run under the command's log_dir; of those that failed, only one with a checkpoint could resume.
-
-    Raises:
-        UserError: if there is none.
-    """
-    runs = Path(log_dir(arguments), "train", "runs")
-    run = newest_run(runs.glob("*"), lambda run: run.status != "failed" or run.last_checkpoint.exists())
-    if run is None:
-        raise UserError(f"resume=last: there is no run in {runs} that could be resumed")
-    return run.folder.absolute()
+    if problem:
+        raise UserError(problem)
+    return [*others, f"resume={quoted(str(folder.absolute()))}"]
 
 
 def requeued_run(arguments: Sequence[str]) -> Path | None:
@@ -91,17 +87,15 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     Raises:
         UserError: if it is damaged or may not be resumed, or the end of its schedule would move.
     """
-    try:
+    with one_line_errors(f"resume={cfg.resume}", f"its {CONFIG} is damaged"):
         saved = Run(cfg.resume).read_config()
-        planned, schedule, callbacks = saved.trainer.max_epochs, dict(saved.scheduler), saved.callbacks
-        pruning = callbacks.get("pruning")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"resume={cfg.resume}: its {CONFIG} is missing or damaged ({error})") from error
+        planned, schedule = saved.trainer.max_epochs, dict(saved.scheduler)
+        pruning = saved.callbacks.get("pruning")
     given = {override.partition("=")[0] for override in job_overrides()}
-    problem = untrusted(OmegaConf.to_container(saved), cfg.trust)
+    problem = untrusted(OmegaConf.to_container(saved), packages(cfg.trust))
     if pruning:
         problem = "a trial of a search. A search resumes when its command is run again"
-    if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and "auto" in schedule.values():
+    if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and _is_planned(schedule):
         problem = (
             f"trainer.max_epochs={cfg.trainer.max_epochs}: the learning rate was planned to reach its end in"
             f" {planned} epochs ({schedule.get('_target_')}). Start a new run"
@@ -111,3 +105,9 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     for key in ("resume", "trust", *given.intersection(RESUME_KEYS)):  # whom to trust is never the file's to say
         OmegaConf.update(saved, key, OmegaConf.select(cfg, key), force_add=True)
     return saved, planned
+
+
+def _is_planned(schedule: Mapping[Any, Any]) -> bool:
+    """Whether a schedule depends on how many steps the run has: an `auto` that is no learning rate, or a share."""
+    counted = any(value == "auto" and not str(key).endswith("_lr") for key, value in schedule.items())
+    return counted or 0 < schedule.get("warmup", 0) < 1

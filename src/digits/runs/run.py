@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 RECORD, CONFIG = "metrics.json", "config.yaml"
 PLAN = "jobs"  # in a sweep's folder: the config of each of its jobs
-NO_SETTING = {"log_dir", "resume", "resume_sweep", "checkpoint_every_seconds", "callbacks.pruning.trial"}
+NO_SETTING = {
+    *("log_dir", "resume", "resume_sweep", "checkpoint_every_seconds", "callbacks.pruning.trial", "name", "tags"),
+}
 MAX_YAML_CHARACTERS, MAX_YAML_DEPTH = 500_000, 50
 DPI = 110  # of figures
 

@@ -108,6 +108,11 @@ class Configuration:
         return mean(values) if values else -math.inf
 
     @property
+    def names(self) -> str:
+        """Those that its runs were given."""
+        return ", ".join(dict.fromkeys(job.run.facts["name"] for job in self.jobs if job.run.facts.get("name")))
+
+    @property
     def seconds(self) -> str:
         """The mean time of training."""
         values = self.values("train_seconds")
@@ -271,12 +276,15 @@ class Summary:
         columns = list(self._differences.columns) or ["configuration"]
         repeated = [REPEATED[key] for key in self.differing if key in REPEATED]
         counted = repeated[0] if len(repeated) == 1 else "runs"
-        table = [[*(["data set"] if several else []), *columns, *self.metrics, counted, "seconds"]]
+        named = any(one.names for one in self.configurations)
+        first = [*(["name"] if named else []), *(["data set"] if several else [])]
+        table = [[*first, *columns, *self.metrics, counted, "seconds"]]
         for one in self.configurations:
             settings = one.settings.values() or ["the same in all"]
             figures = [one.figure(name, entry.percent) for name, entry in self.metrics.items()]
             figures += [str(len(one.jobs)), one.seconds]
-            table.append([*([one.dataset] if several else []), *settings, *figures])
+            first = [*([one.names] if named else []), *([one.dataset] if several else [])]
+            table.append([*first, *settings, *figures])
         return table
 
     def _settings(self, job: Job) -> dict[str, str]:
@@ -322,12 +330,14 @@ class Summary:
         names = [*self.metrics, *FACTS]
         with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["job", *self.differing, *(["dataset"] if several else []), *names, "folder"])
+            named = ["name"] if any(job.run.facts.get("name") for job in self.jobs) else []
+            writer.writerow(["job", *named, *self.differing, *(["dataset"] if several else []), *names, "folder"])
             for job in self.jobs:
                 settings = self._settings(job)
                 facts = job.run.facts | {"status": job.status, "error": job.error}
                 data = [job.run.dataset] if several else []
-                values = [*(settings.get(key) for key in self.differing), *data, *(facts.get(name) for name in names)]
+                values = [*(facts.get(key) for key in named), *(settings.get(key) for key in self.differing), *data]
+                values += [facts.get(name) for name in names]
                 writer.writerow([job.name, *values, job.run.folder])
 
     def write_figure(self, path: Path, title: str) -> None:

@@ -1,9 +1,11 @@
-"""Sweeps: where one is, the plan of its jobs, how it resumes, its table at the end."""
+"""Sweeps: where one is, the plan of its jobs, what it says of each, how it resumes, its table at the end."""
 
+import logging
+import re
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from digits.atomic import atomic_write
 from digits.errors import UserError
-from digits.overrides import adopt_targets, log_dir, quoted
-from digits.runs.run import CONFIG, PLAN, natural
+from digits.metrics import OBJECTIVE
+from digits.overrides import adopt_targets, job_overrides, log_dir, quoted, sweep_overrides
+from digits.runs.run import CONFIG, NO_SETTING, PLAN, Run, natural
 
 BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
+
+log = logging.getLogger(__name__)
 
 
 class SweepFolder(Callback):
@@ -35,11 +40,13 @@ class SweepFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.job.config_name != "train":  # evaluations are not compared
             return
-        SweepFolder.current = Path(config.hydra.sweep.dir)
-        if config.hydra.sweeper._target_ == BASIC_SWEEPER and config.resume is None:
-            # What does not compose is refused by the sweeper itself, a moment later.
-            with suppress(HydraException, InterpolationResolutionError):
+        # What does not compose is refused by the sweeper itself, a moment later.
+        with suppress(HydraException, InterpolationResolutionError):
+            SweepFolder.current = Path(config.hydra.sweep.dir)
+            if config.hydra.sweeper._target_ == BASIC_SWEEPER and config.resume is None:
                 _plan(config, SweepFolder.current)
+            if jobs := plan_of(SweepFolder.current):
+                log.info("%d jobs in %s", len(jobs), SweepFolder.current)
 
 
 def _plan(config: DictConfig, folder: Path) -> None:
@@ -64,6 +71,46 @@ def _plan(config: DictConfig, folder: Path) -> None:
             part.write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def one_line_each(run: Run) -> Iterator[None]:
+    """Shows of a job a line when it starts and a line when it ends, and its warnings; its log file keeps everything."""
+    consoles = [
+        handler
+        for handler in logging.root.handlers
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+    ]
+    settings = _settings(run)
+    for handler in consoles:
+        handler.addFilter(_is_shown)
+    log.info("job %s starts%s", run.folder.name, f": {settings}" if settings else "")
+    try:
+        yield
+    finally:
+        ended = Run(run.folder)
+        facts = [f"{name} {ended.facts[name]:.4f}" for name in (OBJECTIVE, "test/acc") if ended.facts.get(name)]
+        facts = [settings, *facts, f"{ended.facts.get('duration_seconds') or 0:.1f} s", str(run.folder)]
+        log.info("job %s %s: %s", run.folder.name, ended.status, "  ".join(filter(None, facts)))
+        for handler in consoles:
+            handler.removeFilter(_is_shown)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name == __name__
+
+
+def _settings(run: Run) -> str:
+    """The overrides that set a job apart from the others of its sweep; all of them where that is not known."""
+    swept: set[str] = set()
+    with suppress(OSError, OmegaConfBaseException):
+        hydra = OmegaConf.load(run.folder.parent / "multirun.yaml").hydra
+        params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+        swept = {override.get_key_element() for override in sweep_overrides([*params, *hydra.overrides.task])}
+    given = run.before.get("overrides", job_overrides())
+    given = [one for one in given if one.partition("=")[0].lstrip("+~") not in NO_SETTING - {"name"}]
+    settings = " ".join([one for one in given if one.partition("=")[0] in swept] or given)
+    return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda number: f"{float(number[0]):.4g}", settings)
+
+
 def plan_of(folder: Path) -> list[Path]:
     """The configs of a sweep's jobs, by the names of their folders: job 10 after job 9."""
     return sorted(folder.glob(f"{PLAN}/*.yaml"), key=lambda path: natural(path.stem))
@@ -84,16 +131,18 @@ def resume_sweep_arguments(arguments: Sequence[str], asked: str) -> list[str]:
         sweeps = Path(log_dir(arguments), "train", "multiruns").glob("*")
         folder = max(sweeps, key=lambda path: path.stat().st_mtime, default=folder)
     folder = folder.absolute()
-    plan = plan_of(folder)
+    found_by = ("-m", "--multirun", "resume_sweep", "log_dir")
+    more = [argument for argument in arguments if argument.partition("=")[0] not in found_by]
+    plan, problem = plan_of(folder), None
     if not plan:
-        raise UserError(
+        problem = (
             f"resume_sweep={asked}: not a sweep's folder, it has no {PLAN}/. Give logs/train/multiruns/..., or last."
             " A search resumes when its command is run again"
         )
-    found_by = ("-m", "--multirun", "resume_sweep", "log_dir")
-    more = [argument for argument in arguments if argument.partition("=")[0] not in found_by]
-    if others := [argument for argument in more if not argument.startswith(("hydra", "trust="))]:
-        raise UserError(f"{others[0]}: a resumed sweep keeps its settings; give hydra/launcher=... at most")
+    elif others := [argument for argument in more if not argument.startswith(("hydra", "trust="))]:
+        problem = f"{others[0]}: a resumed sweep keeps its settings; give hydra/launcher=... at most"
+    if problem:
+        raise UserError(problem)
     jobs = [folder / path.stem for path in plan]
     for job, path in zip(jobs, plan, strict=True):
         if not (job / CONFIG).exists():  # it did not start, or its folder was deleted to run it again
