@@ -22,7 +22,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 
 from digits.data.dataset import Form
-from digits.data.datasets import Mnist, form_of
+from digits.data.datasets import Mnist
 from digits.errors import UserError
 from digits.pictures.normal_form import NothingFoundError, find_image
 from digits.pictures.reader import ImageClassifier, load_classifier
@@ -72,7 +72,7 @@ def main() -> None:
         classifiers = [load_classifier(path) for path in arguments.ckpt_path or [newest_checkpoint()]]
     except UserError as error:
         sys.exit(f"error: {error}")
-    if any(classifier.form != form_of("mnist", 28, 1) for classifier in classifiers):
+    if any(classifier.form != Form(28, 1, 20, "mass", True) for classifier in classifiers):
         sys.exit("error: give checkpoints that were trained on MNIST, QMNIST or mnist5k")
 
     form = classifiers[0].form
@@ -84,7 +84,7 @@ def main() -> None:
         "load_digits on pages: normal form": (np.stack([normal(scan, form) for scan in track(scans)]), target),
     }
     if Mnist(arguments.data).folder.is_dir():
-        _, test, _ = Mnist(arguments.data).load()
+        _, test, *_ = Mnist(arguments.data).load()
         images, target = test.images.numpy(), test.target.numpy()
         start = time.perf_counter()
         again = np.stack([normal(Image.fromarray(image[0]), form) for image in track(images)])

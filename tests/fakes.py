@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import dump_svmlight_file
 
-from digits.data.datasets import Mnist5k
+from digits.data.dataset import Form
+from digits.data.datasets import Mnist5k, named
 
 Small = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -15,6 +16,13 @@ Small = dict[str, tuple[np.ndarray, np.ndarray]]
 def digit(number: int) -> Image.Image:
     """One of the embedded sample: number 500 n is the first digit n."""
     return Image.fromarray(Mnist5k().load().train.images[number, 0].numpy())
+
+
+def form_of(dataset: str, image_size: int, channels: int) -> Form:
+    """The form of a data set's images."""
+    kind = named(dataset)
+    fit = round(kind.fit * image_size) if kind.fit else None
+    return Form(image_size, channels, fit, kind.centre, kind.light_on_dark)
 
 
 def small_digits() -> Small:

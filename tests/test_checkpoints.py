@@ -52,6 +52,10 @@ def test_carries_only_plain_settings(trained: Path, name: str) -> None:
         "mean": [0.1307],
         "std": [0.3081],
         "class_names": list("0123456789"),
+        "module": None,
+        "fit": 20 / 28,
+        "centre": "mass",
+        "light_on_dark": True,
         "seen": None,
     }
     assert settings["model"]["channels"] == [32, 64]

@@ -429,7 +429,7 @@ def contrast(page: Page, text: str) -> float:
 )  # fmt: skip
 @pytest.mark.parametrize("width", [1120, 390])
 def test_other_classes(browser, classifier: ImageClassifier, names: list[str], hint: str, width: int) -> None:
-    facts = ModelFacts("emnist", names, 28, 1, [0.1307], [0.3081])
+    facts = ModelFacts("emnist", names, 28, 1, [0.1307], [0.3081], 24 / 28, "box", True)
     rng = np.random.default_rng(0)
     other = ImageClassifier(lambda images: rng.normal(size=(len(images), len(names))), facts)
     with serving(demo.application(other, "best.onnx")) as client:

@@ -185,7 +185,7 @@ def test_state_dict(trained: Path, folder: Path, exported: Export) -> None:
 def test_every_network(network: torch.nn.Module) -> None:
     """Colour, other sizes and classes; batch norm's statistics are those of training, and dropout is off."""
     torch.manual_seed(0)
-    facts = ModelFacts("image_folder", list("abcd"), 20, 3, [0.2, 0.4, 0.6], [0.1, 0.2, 0.3])
+    facts = ModelFacts("image_folder", list("abcd"), 20, 3, [0.2, 0.4, 0.6], [0.1, 0.2, 0.3], None, None, False)
     for _ in range(3):
         network(torch.randn(16, 3, 20, 20))
     pixels = torch.randint(0, 256, (50, 3, 20, 20), dtype=torch.uint8)
@@ -230,7 +230,7 @@ def test_quantized_to_no_numbers_leaves_nothing(
     trained: Path, folder: Path, exported: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = wrong(trained, lambda network: network.head[4].bias.fill_(torch.nan))
-    facts = ModelFacts("mnist5k", [str(digit) for digit in range(10)], 28, 1, [0.1307], [0.3081])
+    facts = Checkpoint.open(folder / "best.ckpt").facts
     monkeypatch.setattr(export, "quantized", lambda model, images: broken(None, facts))
     code, _, err = exported("quantize=true")
     assert code == 1

@@ -22,6 +22,7 @@ from digits.callbacks import Advice, ProgressBar
 from digits.checkpoints import AtomicCheckpoints, Checkpoint
 from digits.classifier import Classifier
 from digits.data import DigitsDataModule
+from digits.data.own_module import OwnDataModule
 from digits.errors import UserError
 from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of, entries
@@ -40,7 +41,12 @@ log = logging.getLogger(__name__)
 def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     """The data of a training, loaded; the record and the config then say what was loaded."""
     augmentation = by_image(instantiate(cfg.augmentation, _convert_="all"))
-    found: DigitsDataModule = instantiate(cfg.data, augmentation=augmentation, _convert_="all")
+    kind = target_of("data", cfg.data)
+    found: Any  # the one or the other, which offer the same
+    if isinstance(kind, type) and issubclass(kind, DigitsDataModule):
+        found = instantiate(cfg.data, augmentation=augmentation, _convert_="all")
+    else:
+        found = OwnDataModule(_plain(cfg.data), cfg.seed, augmentation)
     if known := found.image_size is not None:
         _rehearse_augmentation(cfg, found)
     found.prepare_data()
@@ -48,7 +54,7 @@ def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     if not known:  # they are as large as the files are
         _rehearse_augmentation(cfg, found)
     found.mixing = _mixing(cfg, found.num_classes)
-    if found.dataset != cfg.data.dataset:  # the fall-back
+    if found.dataset != cfg.data.get("dataset", found.dataset):  # the fall-back
         cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)
     run.update(seed=cfg.seed, dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
     log.info("%s", report.data_statistics(found))

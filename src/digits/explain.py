@@ -55,10 +55,9 @@ def main(cfg: DictConfig, run: "Run") -> None:
     for answer, name in zip(read, output_names(settings.images), strict=True):
         answers.append(answer)
         for prediction in answer.predictions:
-            named = {
-                prediction.label: prediction.probability,
-                prediction.runner_up: prediction.runner_up_probability,
-            }
+            named = {prediction.label: prediction.probability}
+            if prediction.runner_up:
+                named[prediction.runner_up] = prediction.runner_up_probability
             numbers = map(facts.class_names.index, named)
             maps = [attribution(model, prediction.image, number, settings.method) for number in numbers]
             title = f"{answer.path.name}: what speaks for and against, by {METHODS[settings.method]}"

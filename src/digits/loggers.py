@@ -161,7 +161,8 @@ def log_hyperparameters(trainer: L.Trainer, run: Run) -> None:
     """
     settings: Any = OmegaConf.to_container(run.config)
     shown = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "mixing", "seed")}
-    shown["data"] = {name: settings["data"][name] for name in ("dataset", "batch_size")}
+    data = settings["data"]
+    shown["data"] = {name: data[name] for name in ("_target_", "dataset", "batch_size") if name in data}
     shown |= {name: run.facts[name] for name in ("name", "tags") if run.facts.get(name)}
     for part in shown.values():
         if isinstance(part, dict):

@@ -61,8 +61,10 @@ def _composition(error: ConfigCompositionException, config_name: str) -> str:
     cause, arguments = error.__cause__, sys.argv[1:]
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         known = keys_of(config_name, arguments)
-        if cause.full_key in known:
+        if cause.full_key in known and sweep_overrides(arguments):
             return f"{cause.full_key}: not every choice of the sweep has this key. Sweep over those that have it"
+        if cause.full_key in known:  # of this project's choices, but not of one's own
+            return f"{cause.full_key}: the chosen {cause.full_key.partition('.')[0]} has no such key"
         hint = nearest(cause.full_key, known) or " See --help for the keys that there are."
         return f"there is no key {cause.full_key}.{hint}"
     groups = [next(iter(one)) for one in OmegaConf.load(CONFIGS / f"{config_name}.yaml").defaults if one != "_self_"]

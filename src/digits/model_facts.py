@@ -7,11 +7,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
+from digits.data.dataset import Form
+
 DIGITS = [str(digit) for digit in range(10)]
 LARGEST_IMAGE = 4096  # pixels of a side: a file must not make anybody fill the memory with one image
 
 Mean = Annotated[float, Field(allow_inf_nan=False)]
 Std = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fit = Annotated[float, Field(gt=0, le=1)] | None
+Centre = Literal["mass", "box"] | None
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -19,12 +23,13 @@ class ModelFacts:
     """What has to be known of a network to use it. It may come from a file of anybody's, so that it is checked.
 
     Args:
-        dataset: the data set that it was trained on, which decides how pictures are brought into its form.
+        dataset: the name of the data set that it was trained on.
         class_names: by the class's number.
         image_size: height and width of its images, in pixels.
         channels: of its images.
         mean: of each channel, or one of all, subtracted from the pixels in [0, 1].
         std: of each channel, or one of all, by which they are then divided.
+        fit, centre, light_on_dark: the form that pictures are brought into, as of `DataSet`.
 
     Raises:
         pydantic.ValidationError: for a value of another kind or out of range.
@@ -36,6 +41,9 @@ class ModelFacts:
     channels: Literal[1, 3]
     mean: list[Mean]
     std: list[Std]
+    fit: Fit
+    centre: Centre
+    light_on_dark: bool
 
     @model_validator(mode="after")
     def _one_value_for_each_channel(self) -> Self:
@@ -51,6 +59,12 @@ class ModelFacts:
     @classmethod
     def from_json(cls, text: str) -> Self:
         return TypeAdapter(cls).validate_json(text)
+
+    @property
+    def form(self) -> Form:
+        """The form of its images, for `digits.pictures.normal_form`."""
+        fit = round(self.image_size * self.fit) if self.fit else None
+        return Form(self.image_size, self.channels, fit, self.centre, self.light_on_dark)
 
     @property
     def are_digits(self) -> bool:

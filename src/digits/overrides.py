@@ -26,6 +26,7 @@ AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batc
 OPTIONAL_GROUPS = ("experiment", "hparams_search", "debug")
 # Of the groups that are one class each: settings that the class does not get.
 READ_BY_BUILD: dict[str, set[str]] = {
+    "data": set(),
     "model": set(),
     "loss": set(),
     "augmentation": set(),
@@ -188,7 +189,10 @@ def adopt_targets(cfg: DictConfig, overrides: Sequence[str]) -> None:
     typed = [override.partition("=")[0].lstrip("+") for override in overrides]
     for group in READ_BY_BUILD.keys() & {key.removesuffix("._target_") for key in typed if key.endswith("._target_")}:
         part = OmegaConf.select(cfg, group)
-        takes = {*parameters_of(target_of(group, part)), "_target_", *READ_BY_BUILD[group]}
+        parameters = parameters_of(target_of(group, part))
+        if group == "data" and any(one.kind == one.VAR_KEYWORD for one in parameters.values()):
+            continue  # a DigitsDataModule, which checks its settings itself
+        takes = {*parameters, "_target_", *READ_BY_BUILD[group]}
         takes |= {key.split(".")[1] for key in typed if key.startswith(f"{group}.")}
         with open_dict(part):
             for key in [key for key in part if key not in takes]:

@@ -3,13 +3,15 @@
 import csv
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from omegaconf import DictConfig
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from digits import submission
 from digits.atomic import atomic_write
 from digits.command import command
 from digits.pictures.answers import Answer, ImagePaths, output_names, read_files, report_failures
@@ -27,15 +29,41 @@ class PredictSettings(Settings):
     mode: Literal["digit", "line"]
     output: FilePath | None
     save_preprocessed: FilePath | None
+    submission: FilePath | None
+    submission_header: Annotated[list[str], Field(min_length=2, max_length=2)]
     trust: Trust
     log_dir: FilePath
+
+    @property
+    def table(self) -> Path | None:
+        return submission.table_of(self.images)
+
+    @cached_property
+    def has_pixels(self) -> bool:
+        return self.table is not None and submission.has_pixels(self.table)
+
+    @cached_property
+    def pictures(self) -> tuple[list[str], list[Path]]:
+        """The pictures' ids and files; none of a CSV of pixels."""
+        if self.has_pixels:
+            return [], []
+        return submission.listed_files(self.table) if self.table else ([path.name for path in self.images], self.images)
 
     @model_validator(mode="after")
     def _outputs_can_be_written(self) -> Self:
         problem, output, seen = "", self.output, self.save_preprocessed
         if output and (output.suffix not in WRITERS or not output.absolute().parent.is_dir()):
             problem = f"output={output}: give a file that ends with {' or '.join(WRITERS)}, in a folder that exists"
-        if seen and seen.resolve() in {path.resolve().parent for path in self.images}:
+        wanted = self.submission
+        if wanted and (wanted.suffix != ".csv" or not wanted.absolute().parent.is_dir()):
+            problem = f"submission={wanted}: give a file that ends with .csv, in a folder that exists"
+        elif wanted and self.mode == "line":
+            problem = "mode=line: a submission has one label for each picture. Leave it out"
+        elif wanted and wanted.resolve() in {path.resolve() for path in self.images}:
+            problem = f"submission={wanted}: that is what is to be read. Give another file"
+        elif self.has_pixels and (not wanted or output or seen):
+            problem = f"images={self.table}: a CSV of pixels is read for a submission alone: submission=submission.csv"
+        elif seen and seen.resolve() in {path.resolve().parent for path in self.pictures[1]}:
             problem = f"save_preprocessed={seen}: the pictures themselves are there. Give another folder"
         if problem:
             raise ValueError(problem)
@@ -54,10 +82,16 @@ def main(cfg: DictConfig) -> None:
     checkpoint = settings.ckpt_path or newest_checkpoint(settings.log_dir)
     classifier = load_classifier(checkpoint, trust=settings.trust)
     log.info("model:  %s, trained on %s", checkpoint, classifier.facts.dataset)
+    wanted = settings.submission
+    if settings.table and wanted and settings.has_pixels:
+        _submit(wanted, settings.submission_header, submission.classify_pixels(classifier, settings.table))
+        return
+    ids, paths = settings.pictures
     read = classifier.predict_line if settings.mode == "line" else lambda path: [classifier.predict(path)]
-    answers = list(read_files(settings.images, read))
+    answers = list(read_files(paths, read))
 
-    log.info("%s", as_text(_table(answers, settings.mode, "digit" if classifier.facts.are_digits else "class")))
+    if not wanted:
+        log.info("%s", as_text(_table(answers, settings.mode, "digit" if classifier.facts.are_digits else "class")))
     if settings.save_preprocessed:
         _save_preprocessed(answers, settings.save_preprocessed)
         log.info("what the network saw: %s", settings.save_preprocessed)
@@ -65,7 +99,14 @@ def main(cfg: DictConfig) -> None:
         with atomic_write(settings.output) as part:
             WRITERS[settings.output.suffix](answers, part)
         log.info("saved:  %s", settings.output)
+    if wanted:
+        _submit(wanted, settings.submission_header, submission.rows_of(answers, ids, wanted))
     report_failures(answers)
+
+
+def _submit(path: Path, header: Sequence[str], rows: Iterable[submission.Row]) -> None:
+    number = submission.write_submission(path, header, rows)
+    log.info("saved:  %s, %s answers", path, f"{number:,}")
 
 
 def _table(answers: Sequence[Answer], mode: str, noun: str) -> Any:
@@ -89,7 +130,8 @@ def _table(answers: Sequence[Answer], mode: str, noun: str) -> Any:
                 together = ("" if max(map(len, labels)) == 1 else " ").join(labels)
                 start = [str(answer.path), together] if position == 1 else ["", ""]
                 start.append(str(position))
-            runner_up = f"{prediction.runner_up} ({prediction.runner_up_probability:.1%})"
+            second = f"{prediction.runner_up} ({prediction.runner_up_probability:.1%})"
+            runner_up = second if prediction.runner_up else ""
             table.add_row(*start, prediction.label, f"{prediction.probability:.1%}", runner_up)
     return table
 

@@ -34,12 +34,14 @@ def data_statistics(data: DigitsDataModule) -> str:
         table.add_row(name, *(f"{count[i]:,} ({count[i] / count.sum():5.1%})" for count in counts.values()))
     table.add_section()
     table.add_row("all", *(f"{count.sum():,} (100.0%)" for count in counts.values()))
-    mean, std = (" ".join(f"{value:.4f}" for value in values) for values in pixel_statistics(data.splits.train.images))
+    images = data.splits.train.images
+    which = "" if len(images) == len(data.splits.train) else f" of the first {len(images)} images"
+    mean, std = (" ".join(f"{value:.4f}" for value in values) for values in pixel_statistics(images))
     used_mean, used_std = (" ".join(f"{value:.6g}" for value in values) for values in (data.mean, data.std))
     return (
         f"data: {data.title}, {data.num_classes} classes, {data.image_size}×{data.image_size} pixels,"
         f" {'1 channel' if data.in_channels == 1 else f'{data.in_channels} channels'};"
-        f" training pixels in [0, 1]: mean {mean}, sd {std}"
+        f" training pixels in [0, 1]{which}: mean {mean}, sd {std}"
         f" (normalised with {used_mean}, {used_std})\n\n{as_text(table)}"
     )
 

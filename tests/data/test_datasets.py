@@ -49,7 +49,7 @@ def data_set(name: str, root: Path) -> DataSet:
 @pytest.mark.parametrize("name", ["kmnist", "emnist", "qmnist"])
 def test_reads_the_files_as_they_are_published(name: str, tmp_path: Path, small: dict) -> None:
     WRITERS[name](tmp_path / "root", small)
-    *parts, names = data_set(name, tmp_path / "root").load()  # all there: no network is needed
+    *parts, names, _ = data_set(name, tmp_path / "root").load()  # all there: no network is needed
     assert len(names) == 10
     for part, (images, target) in zip(parts, small.values(), strict=True):
         assert same(part, images, target)
@@ -59,7 +59,7 @@ def test_reads_the_files_as_they_are_published(name: str, tmp_path: Path, small:
 
 def test_emnist_letters_begin_at_a(tmp_path: Path, small: dict) -> None:
     write_emnist(tmp_path / "root", small, "letters", first=1)
-    train, test, names = Emnist(tmp_path / "root", "letters").load()
+    train, test, names, _ = Emnist(tmp_path / "root", "letters").load()
     assert names == tuple("abcdefghijklmnopqrstuvwxyz")
     assert same(train, *small["train"])
     assert same(test, *small["test"])
@@ -67,7 +67,7 @@ def test_emnist_letters_begin_at_a(tmp_path: Path, small: dict) -> None:
 
 def test_emnist_balanced_has_47_classes(tmp_path: Path, small: dict) -> None:
     write_emnist(tmp_path / "root", small, "balanced", first=37)
-    train, _, names = Emnist(tmp_path / "root", "balanced").load()
+    train, _, names, _ = Emnist(tmp_path / "root", "balanced").load()
     # The 11 lower-case letters that differ from upper case: Cohen et al., table II.
     assert "".join(names) == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
     assert train.target.max() == 46
@@ -94,7 +94,7 @@ def test_emnist_is_downloaded_and_unpacked(
 
 def test_usps_keeps_its_size(tmp_path: Path, small: dict) -> None:
     write_usps(tmp_path / "root", small)
-    *parts, names = Usps(tmp_path / "root").load()
+    *parts, names, _ = Usps(tmp_path / "root").load()
     assert names == tuple("0123456789")
     for part, (images, target) in zip(parts, small.values(), strict=True):
         assert part.images.shape[1:] == (1, 16, 16)

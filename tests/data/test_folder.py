@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import digit
+from fakes import digit, form_of
 from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 from torchvision.transforms import v2
 
 from digits.data import DigitsDataModule
-from digits.data.datasets import Mnist5k, form_of
+from digits.data.datasets import Mnist5k
 from digits.data.folder import ImageFolder
 from digits.errors import UserError
 from digits.pictures.decode import read_picture
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def test_folder_is_what_torchvision_loads(folder: Path) -> None:
     (folder / ".hidden").mkdir()
     (folder / "one" / ".DS_Store").write_text("hidden")
-    loaded, test, names = ImageFolder(folder, image_size=28, channels=1).load()
+    loaded, test, names, _ = ImageFolder(folder, image_size=28, channels=1).load()
     shutil.rmtree(folder / ".hidden")
     reference = TorchvisionFolder(str(folder), transform=v2.Compose([v2.Grayscale(), v2.PILToTensor()]))
     assert test is None
@@ -59,7 +59,7 @@ def test_folder_is_split_by_class(folder: Path) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "bmp", "webp", "tif", "PNG"])
 def test_folder_takes_the_usual_formats(suffix: str, folder: Path) -> None:
     digit(7).save(folder / "one" / f"new.{suffix}")
-    loaded, _, _ = ImageFolder(folder, image_size=28, channels=1).load()
+    loaded, *_ = ImageFolder(folder, image_size=28, channels=1).load()
     assert len(loaded) == 37
     new = loaded.images[24, 0].numpy().astype(int)  # the last of class one
     assert np.abs(new - np.asarray(digit(7))).mean() < 4  # some lose a little
@@ -88,7 +88,7 @@ def test_folder_takes_every_mode(mode: str, folder: Path, caplog: pytest.LogCapt
     assert image.mode == mode
     image.save(folder / "nought" / "00.png")
     with caplog.at_level(logging.WARNING):
-        loaded, _, _ = ImageFolder(folder, image_size=28, channels=1).load()
+        loaded, *_ = ImageFolder(folder, image_size=28, channels=1).load()
     original = np.asarray(digit(0))
     expected = original if mode != "1" else 255 * (original > 127)
     # Black ink with (255 - value) of alpha over white paper is the value.
@@ -98,7 +98,7 @@ def test_folder_takes_every_mode(mode: str, folder: Path, caplog: pytest.LogCapt
 
 def test_folder_in_colour(folder: Path) -> None:
     Image.new("RGB", (28, 28), (200, 100, 50)).save(folder / "one" / "00.png")
-    loaded, _, _ = ImageFolder(folder, image_size=28, channels=3).load()
+    loaded, *_ = ImageFolder(folder, image_size=28, channels=3).load()
     assert loaded.images.shape == (36, 3, 28, 28)
     assert loaded.images[12].flatten(1).unique(dim=1).flatten().tolist() == [200, 100, 50]
     assert torch.equal(loaded.images[0, 0], loaded.images[0, 2])  # grey has three equal channels
@@ -110,7 +110,7 @@ def test_folder_keeps_shapes_and_smooths(folder: Path) -> None:
     Image.fromarray(stripes).save(folder / "one" / "00.png")
     wide = np.full((10, 40), 90, np.uint8)
     Image.fromarray(wide).save(folder / "one" / "01.png")
-    loaded, _, _ = ImageFolder(folder, image_size=28, channels=1).load()
+    loaded, *_ = ImageFolder(folder, image_size=28, channels=1).load()
     smooth = loaded.images[12, 0, 7:21, 2:26].numpy().astype(int)  # (14, 24): scaled by a quarter
     assert np.abs(smooth - 127).max() < 20
     assert (loaded.images[13] == 90).all()  # what the shape leaves free repeats the edge
@@ -121,7 +121,7 @@ def test_folder_keeps_shapes_and_smooths(folder: Path) -> None:
 
 
 def test_folder_of_native_size(folder: Path) -> None:
-    loaded, _, _ = ImageFolder(folder, image_size=None, channels=1).load()
+    loaded, *_ = ImageFolder(folder, image_size=None, channels=1).load()
     assert torch.equal(loaded.images[0, 0], Mnist5k().load().train.images[0, 0])
     digit(0).resize((20, 20)).save(folder / "two" / "03.png")
     with pytest.raises(UserError, match=r"two/03.png has 20×20 L, .*nought/00.png, has 28×28 L.*Give data.image_size"):
@@ -195,7 +195,7 @@ def test_training_files_read_the_same_in_predict(tmp_path: Path) -> None:
             alpha = digit(500 * i + 3).resize((60, 40))
             Image.merge("LA", (Image.new("L", alpha.size, value), alpha)).save(tmp_path / name / f"{i}.png")
     for channels in (1, 3):
-        loaded, _, _ = ImageFolder(tmp_path, image_size=28, channels=channels).load()
+        loaded, *_ = ImageFolder(tmp_path, image_size=28, channels=channels).load()
         form = form_of("image_folder", 28, channels)
         for image, path in zip(loaded.images, sorted(tmp_path.glob("*/*.png")), strict=True):
             assert np.array_equal(image.numpy(), find_image(read_picture(path), form).image)

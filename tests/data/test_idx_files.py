@@ -51,7 +51,7 @@ def no_debian_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sound_files_need_no_network(small_mnist: Path, sample: DigitsDataModule) -> None:
     Mnist(small_mnist).fetch()
-    train, test, names = Mnist(small_mnist).load()
+    train, test, names, _ = Mnist(small_mnist).load()
     assert names == tuple("0123456789")
     assert torch.equal(train.images, sample.splits.val.images)
     assert torch.equal(test.target, sample.splits.test.target)
@@ -135,7 +135,7 @@ def test_unpacked_files_are_read_too(name: str, small_mnist: Path, sample: Digit
         path.unlink()
         path.with_name(name.format(path.stem)).write_bytes(content)
     Mnist(small_mnist).fetch()  # no mirror answers
-    train, test, _ = Mnist(small_mnist).load()
+    train, test, *_ = Mnist(small_mnist).load()
     assert torch.equal(train.images, sample.splits.val.images)
     assert torch.equal(test.target, sample.splits.test.target)
     path = Mnist(small_mnist).folder / name.format("t10k-images-idx3-ubyte")
@@ -253,7 +253,7 @@ def test_fashion_mnist_is_what_torchvision_loads(
     fashion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FashionMnist, "elsewhere", (fashion_root,))
-    *ours, names = FashionMnist(tmp_path / "nothing here").load()
+    *ours, names, _ = FashionMnist(tmp_path / "nothing here").load()
     folder = FashionMnist(tmp_path).folder
     folder.mkdir(parents=True)
     for name in FashionMnist.sums:
@@ -291,7 +291,7 @@ def test_fashion_mnist_is_known_by_its_content(
         monkeypatch.setattr(FashionMnist, "elsewhere", (folder,))
         small_fashion = small_fashion / "elsewhere"
     FashionMnist(small_fashion).fetch()
-    train, test, names = FashionMnist(small_fashion).load()
+    train, test, names, _ = FashionMnist(small_fashion).load()
     assert torch.equal(train.images, sample.splits.val.images)
     assert torch.equal(test.target, sample.splits.test.target)
     assert names[9] == "Ankle boot"

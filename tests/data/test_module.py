@@ -80,6 +80,10 @@ def test_settings_make_the_same_data_again(arguments: dict, colours: Path) -> No
     assert settings.pop("class_names") == list(data.class_names)
     assert len(settings.pop("fingerprint")) == 32
     seen = settings.pop("seen")
+    assert settings.pop("module") is None
+    assert [settings.pop(name) for name in ("fit", "centre", "light_on_dark")] == (
+        [20 / 28, "mass", True] if data.dataset == "mnist5k" else [None, None, False]
+    )
     assert (seen is not None) == (data.dataset == "image_folder")
     again = DigitsDataModule(**settings)
     again.setup()

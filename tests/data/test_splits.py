@@ -39,7 +39,7 @@ def test_sample_splits_share_no_image(sample: DigitsDataModule) -> None:
 
 def test_mnist_splits_share_no_image(mnist: DigitsDataModule, mnist_root: Path) -> None:
     assert mnist.split_sizes == {"train": 55_000, "val": 5_000, "test": 10_000}
-    train, test, _ = Mnist(mnist_root).load()
+    train, test, *_ = Mnist(mnist_root).load()
     parts = [digests(split.images) for split in vars(mnist.splits).values()]
     assert parts[0] + parts[1] == digests(train.images)
     assert parts[2] == digests(test.images)
@@ -52,7 +52,7 @@ def test_mnist_splits_share_no_image(mnist: DigitsDataModule, mnist_root: Path) 
 def test_mnist_is_what_torchvision_loads(mnist: DigitsDataModule, mnist_root: Path, tmp_path: Path) -> None:
     shutil.copytree(Mnist(mnist_root).folder, Mnist(tmp_path).folder)
     train, test = (MNIST(str(tmp_path), train=train, download=True) for train in (True, False))
-    *ours, _ = Mnist(mnist_root).load()
+    *ours, _, _ = Mnist(mnist_root).load()
     for reference, images in zip((train, test), ours, strict=True):
         assert torch.equal(images.images[:, 0], reference.data)
         assert torch.equal(images.target, reference.targets)
@@ -80,7 +80,7 @@ def test_split_depends_on_its_own_seed_only(sample: DigitsDataModule) -> None:
 
 
 def test_index_is_the_place_in_the_files(mnist: DigitsDataModule, mnist_root: Path) -> None:
-    train, test, _ = Mnist(mnist_root).load()
+    train, test, *_ = Mnist(mnist_root).load()
     for part, whole in ((mnist.splits.train, train), (mnist.splits.val, train), (mnist.splits.test, test)):
         assert torch.equal(part.images, whole.images[part.index])
     assert torch.equal(mnist.splits.test.index, torch.arange(10_000))

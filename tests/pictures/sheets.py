@@ -3,9 +3,10 @@
 import numpy as np
 from PIL import Image
 
-from digits.data.datasets import Mnist5k, form_of
+from digits.data.dataset import Form
+from digits.data.datasets import Mnist5k
 
-MNIST_FORM = form_of("mnist", 28, 1)
+MNIST_FORM = Form(28, 1, 20, "mass", True)
 
 
 def digit(number: int) -> np.ndarray:

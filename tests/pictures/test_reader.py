@@ -21,17 +21,26 @@ from digits.data import DigitsDataModule
 from digits.errors import UserError
 from digits.model_facts import DIGITS, ModelFacts
 from digits.networks import CNN, DenseNet, ResNet18
+from digits.pictures.reader import ImageClassifier
 
 CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 LETTERS = [chr(ord("A") + i) for i in range(26)]
-MNIST = ModelFacts("mnist", DIGITS, 28, 1, [0.1307], [0.3081])
+MNIST = ModelFacts("mnist", DIGITS, 28, 1, [0.1307], [0.3081], 20 / 28, "mass", True)
 MADE = {
-    "clothes": (CNN, {"batch_norm": True}, ModelFacts("fashion_mnist", CLOTHES, 28, 1, [0.286], [0.353])),
-    "letters": (ResNet18, {"blocks": [1, 1, 1, 1]}, ModelFacts("emnist", LETTERS, 28, 1, [0.172], [0.331])),
+    "clothes": (
+        CNN,
+        {"batch_norm": True},
+        ModelFacts("fashion_mnist", CLOTHES, 28, 1, [0.286], [0.353], None, None, True),
+    ),
+    "letters": (
+        ResNet18,
+        {"blocks": [1, 1, 1, 1]},
+        ModelFacts("emnist", LETTERS, 28, 1, [0.172], [0.331], 24 / 28, "box", True),
+    ),
     "colours": (
         DenseNet,
         {"blocks": [2, 2]},
-        ModelFacts("image_folder", ["red", "grün"], 20, 3, [0.5], [0.2, 0.3, 0.4]),
+        ModelFacts("image_folder", ["red", "grün"], 20, 3, [0.5], [0.2, 0.3, 0.4], None, None, False),
     ),
 }
 
@@ -212,8 +221,16 @@ def test_a_payload_is_refused_and_not_run(name: str, tmp_path: Path) -> None:
     assert touched.exists()
 
 
+def test_a_network_of_one_class_has_no_runner_up() -> None:
+    facts = ModelFacts("image_folder", ["cat"], 28, 1, [0.5], [0.5], None, None, False)
+    prediction = ImageClassifier(lambda images: np.ones((len(images), 1)), facts).predict(np.ones((28, 28), np.uint8))
+    assert (prediction.label, prediction.probability) == ("cat", 1.0)
+    assert (prediction.runner_up, prediction.runner_up_probability) == ("", 0.0)
+    assert str(prediction) == "cat (100.0%)"
+
+
 def test_facts_travel_as_json() -> None:
-    facts = ModelFacts("mnist", ["a", "ü"], 28, 1, [0.1], [0.2])
+    facts = ModelFacts("mnist", ["a", "ü"], 28, 1, [0.1], [0.2], 0.5, "box", False)
     assert ModelFacts.from_json(facts.to_json()) == facts
     assert json.loads(facts.to_json())["class_names"] == ["a", "ü"]
     assert not facts.are_digits

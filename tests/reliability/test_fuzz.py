@@ -365,7 +365,7 @@ def test_data_sets_without_sums(kind: str, sample: DigitsDataModule, tmp_path: P
 
     def use(damaged: bytes) -> None:
         path.write_bytes(damaged)
-        train, _, names = Kmnist(tmp_path).load()
+        train, _, names, _ = Kmnist(tmp_path).load()
         assert train.target.max() < len(names)
 
     answers_or_refuses("mutated files of KMNIST", path.read_bytes(), use, record_property)

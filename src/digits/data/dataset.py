@@ -33,6 +33,8 @@ class Form:
 class DataSet:
     """A data set at its place on disk. Each subclass is one; `data.dataset=<name>` chooses it.
 
+    One of your own needs a `name` and `load`; `data.dataset=mypackage.data.Rings` chooses it.
+
     Args:
         root: folder that holds, or will hold, its files.
         subset: one of `subsets`, if it has any.
@@ -42,7 +44,7 @@ class DataSet:
 
     name: ClassVar[str]
     description: ClassVar[str] = ""  # what its images show, for a sentence such as "It was shown ..."
-    holds: ClassVar[str]  # what `root` holds
+    holds: ClassVar[str] = "its files"  # what `root` holds
     own_root: ClassVar[bool] = False  # whether `root` is a folder of the user's, and not the one for all data sets
     subsets: ClassVar[tuple[str, ...]] = ()
     has_test_images: ClassVar[bool] = True  # official ones; else `test` is cut from the rest
@@ -78,8 +80,9 @@ class DataSet:
 
 
 def data_sets() -> dict[str, type[DataSet]]:
-    """Every data set that has been imported, by name."""
-    return {kind.name: kind for kind in _subclasses(DataSet) if "name" in vars(kind)}  # type: ignore[type-abstract]
+    """Every data set of this project that has been imported, by name."""
+    known = [kind for kind in _subclasses(DataSet) if "name" in vars(kind)]  # type: ignore[type-abstract]
+    return {kind.name: kind for kind in known if kind.__module__.startswith("digits.")}
 
 
 def _subclasses(kind: type[DataSet]) -> Iterator[type[DataSet]]:

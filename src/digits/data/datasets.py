@@ -2,14 +2,16 @@
 
 import functools
 import socket
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from digits.data.dataset import DataSet, Form, data_sets
+from digits.data.dataset import DataSet, data_sets
 from digits.data.files import DOWNLOAD_TIMEOUT_SECONDS, IdxFiles, idx_problem, md5, parse_idx
 from digits.data.folder import ImageFolder  # noqa: F401 - one of them
 from digits.errors import UserError
@@ -26,18 +28,24 @@ NIST_DIGITS = (
 
 
 def named(name: str) -> type[DataSet]:
-    """The data set with this name; raises a UserError if there is none."""
+    """The data set with this name, or the class at this dotted path, which is imported.
+
+    Raises:
+        UserError: if there is none.
+    """
     known = data_sets()
-    if name not in known:
-        raise UserError(f"data.dataset={name}: there are {', '.join(known)}")
-    return known[name]
-
-
-def form_of(dataset: str, image_size: int, channels: int) -> Form:
-    """The form of a data set's images; of one that is not known, its pictures are taken whole."""
-    facts = data_sets().get(dataset, DataSet)
-    fit = round(image_size * facts.fit) if facts.fit else None
-    return Form(image_size, channels, fit, facts.centre, facts.light_on_dark)
+    if name in known:
+        return known[name]
+    problem, found = f"there are {', '.join(known)}; your own class: data.dataset=mypackage.module.Class", None
+    if "." in name:
+        try:
+            found, problem = resolve_name(name), f"no subclass of {DataSet.__module__}.DataSet with a `name` and `load`"
+        except Exception as error:  # a module can fail in any way while it is imported
+            problem = f"names nothing that can be imported ({textwrap.shorten(str(error), 200)})"
+    ours = isinstance(found, type) and issubclass(found, DataSet) and found.load is not DataSet.load
+    if not (ours and isinstance(getattr(found, "name", None), str)):
+        raise UserError(f"data.dataset={name}: {problem}")
+    return found  # type: ignore[return-value] # which `ours` says
 
 
 class _Published(DataSet):

@@ -1,6 +1,7 @@
-"""A user's own images: a folder for each class."""
+"""A user's own images: a folder for each class, or a CSV that lists them."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from digits.data.dataset import DataSet, Form
+from digits.data.tables import SPLITS, Listed, listed_images
 from digits.errors import UserError
 from digits.pictures.decode import IMAGE_SUFFIXES, ORIGINAL_SIZE, read_picture
 from digits.pictures.normal_form import NothingFoundError, find_image
@@ -21,20 +23,27 @@ log = logging.getLogger(__name__)
 class ImageFolder(DataSet):
     """The images in `root/<class name>/`: classes by name, the images of each by file name.
 
+    Where `root` has a folder `train` of such folders, and maybe `val` and `test`, these are the splits. Or `root` is a
+    CSV of file names and labels, and maybe splits: see `digits.data.tables`.
+
     Each is decoded and brought to its size as `digits.predict` does it: 8 bits, on white or black where it is
     transparent, scaled with antialiasing to fit a square; what its shape leaves free repeats its edge. Hidden files and
     those without an image's suffix are left out; a warning says how many.
     """
 
     name = "image_folder"
-    holds = "a folder of images for each class"
+    holds = "a folder of images for each class, or train/, val/ and test/ with these; or a CSV of files and labels"
     own_root = True
     has_test_images = False
 
     @property
     def title(self) -> str:
-        """The folder's name: another folder holds other images."""
-        return self.root.name
+        """The folder's name, of a CSV with its own: another one holds other images."""
+        return f"{self.root.absolute().parent.name}/{self.root.name}" if self.is_table else self.root.name
+
+    @property
+    def is_table(self) -> bool:
+        return self.root.suffix.lower() == ".csv" and not self.root.is_dir()
 
     def load(self, form: Form | None = None) -> "Loaded":
         """Decodes every image.
@@ -43,14 +52,41 @@ class ImageFolder(DataSet):
             form: that of another data set, into which each image is to be brought; None: this one's own.
 
         Raises:
-            UserError: if there are no two classes, a class is empty, or an image is damaged or unlike the others.
+            UserError: if there are no two classes, a class is empty, or an image is damaged or unlike the others; if a
+                class is among the validation or test images alone.
         """
         import torch
 
         from digits.data.images import Loaded, TensorImages
 
-        files = self._files()
-        paths = [path for of_class in files.values() for path in of_class]
+        listed = listed_images(self.root) if self.is_table else self._in_folders()
+        class_names = self._class_names(listed)
+        images = torch.from_numpy(self._decoded([one.path for one in listed], form))
+        target = torch.tensor([class_names.index(one.label) for one in listed])
+        parts: dict[str, TensorImages] = {}
+        for name in ("train", "val", "test"):
+            if chosen := [i for i, one in enumerate(listed) if one.split == name]:
+                parts[name] = TensorImages(images[chosen], target[chosen])
+        loaded = Loaded(parts["train"], parts.get("test"), class_names, parts.get("val"))
+        _warn_of_doubles(self.root, loaded)
+        return loaded
+
+    def _class_names(self, listed: Sequence[Listed]) -> tuple[str, ...]:
+        """Those of the training images, sorted."""
+        known = sorted({one.label for one in listed if one.split == "train"})
+        strange = [one for one in listed if one.label not in known]
+        problem = ""
+        if len(known) < 2:
+            found = f"training images of one class only, {known[0]}" if known else "no training images"
+            problem = f"{found}. There have to be two or more classes"
+        elif strange:
+            problem = f"{strange[0].said}: class {strange[0].label} has no training images ({', '.join(known)} have)"
+        if problem:
+            raise UserError(f"data.root={self.root}: {problem}")
+        return tuple(known)
+
+    def _decoded(self, paths: Sequence[Path], form: Form | None) -> np.ndarray:
+        """Each image in the form, uint8 of shape (N, C, H, W)."""
         arrays, kinds, nothing_found = [], [], []
         for path in paths:
             picture = read_picture(path)
@@ -79,33 +115,63 @@ class ImageFolder(DataSet):
                 f"{self.root}: {len(nothing_found)} of {len(paths)} images are only scaled, because no digit was found"
                 f" in them: {nothing_found[0]}, ..."
             )
-        target = np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
-        images = TensorImages(torch.from_numpy(np.stack(arrays)), torch.from_numpy(target))
-        return Loaded(images, None, tuple(files))
+        return np.stack(arrays)
 
-    def _files(self) -> dict[str, list[Path]]:
-        """The files of each class."""
-        files, left_out = {}, []
-        for folder in _visible(self.root) if self.root.is_dir() else []:
-            if folder.is_dir():
+    def _in_folders(self) -> list[Listed]:
+        """The images of each split and class."""
+        if not self.root.is_dir():
+            raise UserError(f"data.root={self.root}: no such folder. Give the one that holds {self.holds}")
+        splits = self._splits()
+        listed, left_out, problem = [], [], ""
+        for split, place in splits.items():
+            classes = [folder for folder in _visible(place) if folder.is_dir()]
+            for folder in classes:
                 found = _visible(folder)
                 images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-                files[folder.name] = images
                 left_out += [path for path in found if path not in images]
+                listed += [Listed(path, folder.name, split, str(folder)) for path in images]
+                if not images and split == "train":
+                    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+                    problem = f"its folder {folder.name} has no images. Put some there ({suffixes}), or remove it"
+            if len(classes) < 2 and split == "train":
+                found_classes = f"only one class folder, {classes[0].name}" if classes else "no class folders"
+                problem = f"{found_classes}. It has to hold a folder of images for each of two or more classes"
+            elif not any(one.split == split for one in listed):
+                problem = f"its folder {place.name} has no folders of images, one for each class. Remove it, or fill it"
         if left_out:
             _warn(f"{self.root}: {len(left_out)} left out, no images by their names: {left_out[0]}, ...")
-        problem = ""
-        if not self.root.is_dir():
-            problem = "no such folder. Give the one that holds a folder of images for each class"
-        elif len(files) < 2:
-            found_classes = f"only one class folder, {next(iter(files))}" if files else "no class folders"
-            problem = f"{found_classes}. It has to hold a folder of images for each of two or more classes"
-        elif empty := [name for name, images in files.items() if not images]:
-            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            problem = f"its folder {empty[0]} has no images. Put some there ({suffixes}), or remove it"
         if problem:
             raise UserError(f"data.root={self.root}: {problem}")
-        return files
+        return listed
+
+    def _splits(self) -> dict[str, Path]:
+        """The folder of each split; where there are none, all of `root` is for training."""
+        folders = [folder for folder in _visible(self.root) if folder.is_dir()]
+        training = [folder for folder in folders if SPLITS.get(folder.name.lower()) == "train"]
+        if not any(inner.is_dir() for folder in training for inner in _visible(folder)):
+            return {"train": self.root}
+        splits: dict[str, Path] = {}
+        for folder in folders:
+            split = SPLITS.get(folder.name.lower(), "")
+            if not split or split in splits:
+                what = f"beside {splits[split].name}, {folder.name}" if split else f"beside train, {folder.name}"
+                raise UserError(f"data.root={self.root}: {what} is no split. There are train, val and test; rename it")
+            splits[split] = folder
+        return splits
+
+
+def _warn_of_doubles(root: Path, loaded: "Loaded") -> None:
+    """Says where images of training or validation are among the test images that came with them."""
+    from digits.data.images import image_hashes
+
+    if loaded.test is None:
+        return
+    chosen_on = [part for part in (loaded.train, loaded.val) if part is not None]
+    seen = {one for part in chosen_on for one in image_hashes(part.images)}
+    if doubles := sum(one in seen for one in image_hashes(loaded.test.images)):
+        _warn(
+            f"{root}: {doubles} of its {len(loaded.test)} test images are among its training or validation images too"
+        )
 
 
 def _described(kind: tuple[int, int, str]) -> str:

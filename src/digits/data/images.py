@@ -40,11 +40,14 @@ class TensorImages(Dataset):
 
 
 class Loaded(NamedTuple):
-    """What a data set holds: its training images, its official test images if it has any, its classes' names."""
+    """What a data set holds: its training images, its official test and validation images if it has any, and between
+    them its classes' names.
+    """
 
     train: TensorImages
     test: TensorImages | None
     class_names: tuple[str, ...]
+    val: TensorImages | None = None
 
 
 def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
@@ -61,7 +64,7 @@ def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
 def fingerprint(loaded: Loaded) -> str:
     """A hash of everything that a data set holds: of the images, their targets and order, and the classes' names."""
     digest = hashlib.blake2b("\0".join(loaded.class_names).encode(), digest_size=16)
-    for part in (loaded.train, loaded.test):
+    for part in (loaded.train, loaded.test, loaded.val):
         if part is not None:
             digest.update(repr(tuple(part.images.shape)).encode())
             for values in (part.images, part.target):

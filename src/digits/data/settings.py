@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from digits.data.datasets import named
-from digits.model_facts import LARGEST_IMAGE, Mean, Std
+from digits.model_facts import LARGEST_IMAGE, Centre, Fit, Mean, Std
 from digits.validation import Settings, as_typed
 
 
@@ -64,7 +64,7 @@ class _Kept(Settings):
 class DataSettings(_Kept):
     """What `DigitsDataModule` is made with; the comments of configs/data/*.yaml say more of each."""
 
-    dataset: str = "mnist"  # a name in `digits.data.datasets`
+    dataset: str = "mnist"  # a name in `digits.data.datasets`, or the dotted path of one's own class
     root: Annotated[str | None, BeforeValidator(_as_text)] = "data"  # folder that holds, or will hold, its files
     subset: str | None = None  # of emnist
     offline_fallback: bool | None = None  # None: for a data set that has a stand-in
@@ -103,7 +103,7 @@ class DataSettings(_Kept):
             size = getattr(self, key) or 0
             if size > 1 and size % 1:
                 yield key, "give a number of images, or a fraction below 1"
-        if self.test_size is not None and data_set.has_test_images:
+        if self.test_size is not None and data_set.has_test_images and not data_set.own_root:
             yield "test_size", f"{self.dataset} has its own test images; leave it null"
         yield from super()._problems()
 
@@ -120,5 +120,9 @@ class TrainedData(_Kept):
     mean: Means
     std: Stds
     class_names: Annotated[list[str], Field(min_length=1)]  # by the class's number
+    module: dict[str, JsonValue] | None  # of a data module of one's own: `_target_` and arguments but `root`
+    fit: Fit  # this and the next two: the form of the images, as of `DataSet`
+    centre: Centre
+    light_on_dark: bool
     fingerprint: str  # of all that the data set held
     seen: list[str] | None  # a hash of each image of training and validation, where a folder of images may change

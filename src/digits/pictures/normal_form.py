@@ -58,7 +58,7 @@ def find_image(picture: Image.Image, form: Form) -> Found:
 
     Args:
         picture: as `read_picture` gives it.
-        form: as `digits.data.datasets.form_of` gives it.
+        form: as `digits.model_facts.ModelFacts.form` has it.
 
     Raises:
         NothingFoundError: if there is none.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from digits.data.datasets import form_of
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
@@ -24,7 +23,7 @@ class Prediction:
     Args:
         label: the name of the class that it takes the image for.
         probability: of that class, in [0, 1].
-        runner_up: the next likely class.
+        runner_up: the next likely class; empty where the network knows one class alone.
         runner_up_probability: of that one.
         probabilities: of every class by its name.
         image: what the network saw: uint8 of shape (C, H, W).
@@ -47,7 +46,8 @@ class Prediction:
         return Image.fromarray(self.image[0] if len(self.image) == 1 else self.image.transpose(1, 2, 0))
 
     def __str__(self) -> str:
-        return f"{self.label} ({self.probability:.1%}; or {self.runner_up}, {self.runner_up_probability:.1%})"
+        runner_up = f"; or {self.runner_up}, {self.runner_up_probability:.1%}" if self.runner_up else ""
+        return f"{self.label} ({self.probability:.1%}{runner_up})"
 
 
 class ImageClassifier:
@@ -61,7 +61,7 @@ class ImageClassifier:
     def __init__(self, logits: Callable[[np.ndarray], np.ndarray], facts: ModelFacts) -> None:
         self.logits = logits
         self.facts = facts
-        self.form = form_of(facts.dataset, facts.image_size, facts.channels)
+        self.form = facts.form
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Maps images in the network's form, uint8 of shape (N, C, H, W), to probabilities (N, num_classes)."""
@@ -89,14 +89,15 @@ class ImageClassifier:
         images = np.stack([one.image for one in found])
         predictions = []
         for one, probabilities in zip(found, self.probabilities(images), strict=True):
-            first, second = np.argsort(-probabilities, kind="stable")[:2]
             names = self.facts.class_names
+            ranked = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:2]]
+            (label, probability), (runner_up, its_probability) = [*ranked, ("", 0.0)][:2]
             predictions.append(
                 Prediction(
-                    label=names[first],
-                    probability=float(probabilities[first]),
-                    runner_up=names[second],
-                    runner_up_probability=float(probabilities[second]),
+                    label=label,
+                    probability=probability,
+                    runner_up=runner_up,
+                    runner_up_probability=its_probability,
                     probabilities=dict(zip(names, probabilities.tolist(), strict=True)),
                     image=one.image,
                     box=one.box,

@@ -36,7 +36,7 @@ def model_card(run: Run, class_names: Sequence[str]) -> str:
             "## Recipe",
             _recipe(run, settings),
             "## Limits",
-            _limits(facts),
+            _limits(facts, settings),
             "## How to load it",
             _loading(settings, run.checkpoint),
             _made(facts),
@@ -113,16 +113,17 @@ def _figures(run: Run) -> list[str]:
 
 
 def _data(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    sizes = facts["split_sizes"]
+    sizes, own = facts["split_sizes"], "split_seed" not in settings["data"]  # own: a data module of the user's
+    seed = "" if own else f", stratified by class (`data.split_seed={settings['data']['split_seed']}`)"
+    trained_on = f"{sizes['train']:,}" if sizes["train"] else "a stream of"
     lines = [
-        f"- {facts['data']}: {sizes['train']:,} images for training, {sizes['val']:,} for validation,"
+        f"- {facts['data']}: {trained_on} images for training, {sizes['val']:,} for validation,"
         f" {sizes['test']:,} for testing.",
-        f"- Validation is cut from the training images, stratified by class (`data.split_seed="
-        f"{settings['data']['split_seed']}`)."
+        f"- {'Validation is as the data module has it' if own else 'Validation is cut from the training images'}{seed}."
         if sizes["val"]
         else "- There was no validation: the last epoch was kept.",
     ]
-    if settings["data"]["folds"]:
+    if settings["data"].get("folds"):
         lines.append(f"- The test images are fold {settings['data']['fold']} of {settings['data']['folds']}.")
     return "\n".join(lines)
 
@@ -140,15 +141,16 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
         [
             f"- network: {target('model')}; {facts['parameters']:,} parameters",
             *(f"- {group}: {target(group)}" for group in ("loss", "optimizer", "scheduler", "augmentation", "mixing")),
-            f"- batches of {settings['data']['batch_size']}, seed {facts['seed']}",
+            f"- batches of {settings['data'].get('batch_size', 'the data module')}, seed {facts['seed']}",
             f"- {trained}; tested: the weights after epoch {facts['tested_epoch']}",
             f"- again: `{run.command}`",
         ]
     )
 
 
-def _limits(facts: Mapping[str, Any]) -> str:
-    shown = named(facts["dataset"]).description or f"the images of {facts['data']}"
+def _limits(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    described = named(facts["dataset"]).description if "dataset" in settings["data"] else ""
+    shown = described or f"the images of {facts['data']}"
     return "\n".join(
         [
             f"- It was trained on {shown}. It has never seen anything else: other alphabets or handwriting, photographs"
