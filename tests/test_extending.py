@@ -1,7 +1,10 @@
 """docs/extending.md: each part of one's own works as it stands there, from a package outside the project."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,3 +140,34 @@ def tiny(own: Path) -> Path:
     for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
         del sys.modules[name]
     return own
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (PROJECT / ".git").exists(), reason="the template is a clone")
+def test_template_trains_under_its_new_name(tmp_path: Path) -> None:
+    """As somebody would do it in a fresh clone, but for the environment, in which it is not installed."""
+    [rename] = [
+        block.replace("\n   ", "\n") for block in re.findall(r"^   ```sh\n(.*?)^   ```$", PAGE, re.DOTALL | re.M)
+    ]
+    clone, site = tmp_path / "clone", tmp_path / "site"
+    for name in subprocess.check_output(["git", "ls-files"], cwd=PROJECT, text=True).splitlines():
+        if (PROJECT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, clone / name)
+    for command in ("git init -q", "git add .", rename):
+        subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=clone, check=True)
+    (site / "myproject-0.1.0.dist-info").mkdir(parents=True)
+    (site / "myproject-0.1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: myproject\nVersion: 0.1.0\n"
+    )
+    (site / "digits.py").write_text("raise ImportError('the old name')\n")
+    environment = os.environ | {"PYTHONPATH": f"{clone / 'src'}{os.pathsep}{site}"}
+    for command in (
+        "train.py data=mnist5k model=fast trainer.max_epochs=1 figures=false",
+        "eval.py",
+        "-m myproject.predict images=docs/images/seven.png",
+        "-m myproject.export",
+    ):
+        subprocess.run([sys.executable, *command.split()], cwd=clone, env=environment, check=True, capture_output=True)
+    [run] = (clone / "logs" / "train" / "runs").iterdir()
+    assert "digits." not in (run / "config.yaml").read_text()
