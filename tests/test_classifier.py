@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 from sklearn import metrics as sklearn_metrics
 
 from digits.classifier import Classifier
@@ -294,3 +295,18 @@ def test_predictions_are_the_tests_logits(fitted: Classifier, sample: DigitsData
     with torch.inference_mode():
         expected = fitted.network.eval()(sample.normalise(sample.splits.test.images / 255))
     torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize(("every", "together", "steps"), [(5, 1, [4, 9, 14, 19]), (4, 2, [3, 7]), (0, 1, [])])
+def test_loggers_get_the_loss_of_each_logged_step_once(every: int, together: int, steps: list[int]) -> None:
+    class Notes(DummyLogger):
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+            logged.extend((step, value) for name, value in metrics.items() if name == "train/loss_step")
+
+    logged: list[tuple[int, float]] = []
+    run = trainer(
+        max_epochs=2, limit_train_batches=10, logger=Notes(), log_every_n_steps=every, accumulate_grad_batches=together
+    )
+    run.fit(Classifier(CNN(), 10, ADAM, CONSTANT), DigitsDataModule("mnist5k"))
+    assert [step for step, _ in logged] == steps
+    assert all(0 < value < 3 for _, value in logged)

@@ -411,7 +411,7 @@ def served(monkeypatch: pytest.MonkeyPatch, classifier: ImageClassifier) -> list
     """Has the command stop where it would serve; which model it would serve."""
     paths = []
 
-    def open_classifier(path: Path) -> ImageClassifier:
+    def open_classifier(path: Path, _: object) -> ImageClassifier:
         paths.append(path)
         return classifier
 

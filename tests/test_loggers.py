@@ -71,6 +71,11 @@ def test_ones_own_logger_and_callback_get_the_run(
     points = curve(outcome.folder, "train", "curves/loss_step")
     assert points == [(step, logged[step, "train/loss_step"]) for step in (3, 7, 11)]
 
+    more = command("train", f"resume={outcome.folder}", "trainer.max_epochs=3", "trust=mypkg")
+    assert more.code == 0, more.err
+    assert more.record["watched"] == "epoch 2"
+    assert [step for step, _ in curve(outcome.folder, "train", "curves/loss_step")] == [3, 7, 11, 15]
+
 
 def test_pictures_go_to_whoever_takes_them(tmp_path: Path) -> None:
     class Album(DummyLogger):

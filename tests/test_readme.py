@@ -27,7 +27,7 @@ from digits.overrides import CONFIGS, check_arguments
 # In the order in which a reader meets them, and in which their commands run: some build on the ones before them.
 PAGES = ("README.md", "docs/pictures.md", "docs/runs.md", "docs/data.md", "docs/measurements.md")
 TEXTS = {page: (PROJECT / page).read_text() for page in PAGES}
-LINKING = (*PAGES, "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+LINKING = (*PAGES, "docs/extending.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 
 
 def blocks(language: str, text: str) -> list[str]:
@@ -42,6 +42,7 @@ def commands_in(text: str, language: str = "bash") -> list[str]:
 
 
 COMMANDS = list(dict.fromkeys(command for text in TEXTS.values() for command in commands_in(text)))
+OWN = "docs/extending.md"  # whose commands need the package that the page shows: see test_extending
 # Minutes or hours of measuring, here as short as can be.
 MEASURED = {
     "make benchmark": ["benchmarks.epoch_time", "--rounds", "1", "--images", "2000"],
@@ -61,7 +62,7 @@ CI = (PROJECT / ".ci" / "run").read_text()
 
 def test_pages() -> None:
     assert len(TEXTS["README.md"].splitlines()) <= 200
-    assert set(PAGES[1:]) == {path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("docs/*.md")}
+    assert {*PAGES[1:], OWN} == {path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("docs/*.md")}
     assert {"make train", "make test", "python train.py", "python eval.py"} <= set(COMMANDS)
 
 

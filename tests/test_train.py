@@ -475,7 +475,7 @@ def test_learning_rate_is_found_and_used(command: Command) -> None:
     assert cfg["scheduler"]["max_lr"] == "auto"
     checkpoint = torch.load(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["optimizer"]["lr"] == cfg["optimizer"]["lr"]
-    given = command("train", *words, f"optimizer.lr={cfg['optimizer']['lr']}")
+    given = command("train", *SHORT, "model=fast", "scheduler=onecycle", f"optimizer.lr={cfg['optimizer']['lr']}")
     assert exact(given.record) == exact(outcome.record)  # as if it had been given
 
 

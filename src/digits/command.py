@@ -24,6 +24,7 @@ from digits.overrides import (
     adopt_targets,
     check_arguments,
     check_job,
+    flags_first,
     given_values,
     job_overrides,
     name_in_folder,
@@ -121,10 +122,9 @@ def _arguments(arguments: list[str], config_name: str) -> list[str]:
     Raises:
         UserError: for a combination that cannot work.
     """
-    arguments = [quote_foreign_letters(argument) for argument in arguments]
+    arguments = flags_first([quote_foreign_letters(argument) for argument in arguments])
     if {"-m", "--multirun"} & set(arguments):
         processes.refuse_sweep_in_many()
-        # Hydra knows it in front of the overrides, or behind them, but not between them.
         arguments = ["--multirun", *(one for one in arguments if one not in ("-m", "--multirun"))]
     if processes.started_by_lightning():
         return processes.secondary_arguments(arguments)

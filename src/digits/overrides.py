@@ -41,6 +41,18 @@ EXAMPLES = {
     **dict.fromkeys(("eval", "export", "demo"), "ckpt_path={}"),
 }
 NAME = re.compile(r"[\w.+-]{1,60}")  # of a run: it becomes part of its folder's
+FLAGS_WITH_VALUES = (
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+)
 INTEGER, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
 # In an override's value: what is quoted already, or an item with letters that Hydra's grammar does not know.
 QUOTED_OR_FOREIGN = re.compile(
@@ -70,6 +82,19 @@ def quote_foreign_letters(argument: str) -> str:
         return argument
     replaced = QUOTED_OR_FOREIGN.sub(lambda found: found["quoted"] or quoted(found["item"].strip()), value)
     return f"{key}={replaced}"
+
+
+def flags_first(arguments: Iterable[str]) -> list[str]:
+    """Hydra's flags, with their values, in front of the overrides: it does not know them between those."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in FLAGS_WITH_VALUES and (value := next(rest, None)) is not None:
+            flags += [argument, value]
+        else:
+            (flags if argument.startswith("-") else overrides).append(argument)
+    return [*flags, *overrides]
 
 
 def given_values(arguments: Iterable[str], key: str) -> list[str]:
