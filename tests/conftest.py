@@ -133,7 +133,6 @@ def run_in_place(script: str, overrides: tuple[str, ...], logs: Path, capture: p
     resumes = any(override.startswith("resume") for override in overrides)
     if script in ("train", "eval") and not resumes:
         overrides = ("figures=false", *overrides)
-    overrides = tuple(sorted(overrides, key=lambda word: not word.startswith("--")))  # Hydra wants its flags first
     code = call(script, *overrides, f"log_dir={logs}")
     printed = capture.readouterr()
     folders = sorted((logs / script.removeprefix("digits.")).glob("*/*"), key=lambda folder: folder.stat().st_mtime_ns)

@@ -45,15 +45,17 @@ class Folds(Settings):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="folds=5, and any overrides of train.py")
+    parser.add_argument("--config-dir", metavar="FOLDER", help="a folder of configs of your own, as of train.py")
+    given = parser.parse_args()
     try:
-        sys.exit(cross_validate(parser.parse_args().overrides))
+        sys.exit(cross_validate(given.overrides, given.config_dir))
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def cross_validate(arguments: Sequence[str]) -> int:
+def cross_validate(arguments: Sequence[str], config_dir: str | None = None) -> int:
     """Trains once for each fold, in a sweep's folder, and prints the results; returns the exit code.
 
     `resume_sweep=<folder>` trains only what is missing there.
@@ -73,7 +75,8 @@ def cross_validate(arguments: Sequence[str]) -> int:
         numbers = ",".join(map(str, range(folds)))
         own = [f"data.folds={folds}", f"data.fold={numbers}", f"hydra.sweep.dir={quoted(str(folder))}"]
         arguments = ["--multirun", *arguments, *own]
-    code = subprocess.run([sys.executable, TRAIN, *arguments], check=False).returncode
+    configs = [f"--config-dir={config_dir}"] if config_dir else []
+    code = subprocess.run([sys.executable, TRAIN, *configs, *arguments], check=False).returncode
     if code:
         if any(folder.glob("*/metrics.json")):
             print(f"resume:  python -m digits.crossval resume_sweep={folder}", file=sys.stderr)
