@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -115,12 +116,15 @@ Command = Callable[..., Outcome]
 
 def call(script: str, *arguments: str) -> int:
     """Runs train.py, eval.py or a digits.<name> in this process, and returns its exit code."""
+    before = logging.root.handlers[:]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *arguments])
         try:
             importlib.import_module(script).main()
         except SystemExit as stop:
             return stop.code
+        finally:
+            logging.root.handlers[:] = before  # Hydra's write into a folder that the next test does not have
     return 0
 
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 SMALL = ["data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=5", "figures=false"]
 ERRORS = {
     "optimizr=sgd": "there is no key optimizr. Did you mean optimizer?",
-    "optimizer=sdg": "there is no optimizer=sdg. Did you mean sgd? There are: adam, adamw, rmsprop, sgd",
+    "optimizer=sdg": "there is no optimizer=sdg. Did you mean sgd? There are: adam, adamw, muon, rmsprop, sgd",
     "optimizer.lrr=1": "there is no key optimizer.lrr. Did you mean optimizer.lr?",
     "lr=0.1": "there is no key lr. Did you mean optimizer.lr?",
     "trainer.max_epoch=3": "there is no key trainer.max_epoch. Did you mean trainer.max_epochs?",

@@ -107,7 +107,8 @@ def test_onnx_says_what_it_is(trained: Path, model: bytes) -> None:
 
     [facts] = [json.loads(entry.value) for entry in proto.metadata_props if entry.key == "digits"]
     data = Checkpoint.open(trained / "checkpoints" / "best.ckpt").settings["data"]
-    assert facts == {name: data[name] for name in ("dataset", "class_names", "image_size", "channels", "mean", "std")}
+    names = ("dataset", "class_names", "image_size", "channels", "mean", "std", "fit", "centre", "light_on_dark")
+    assert facts == {name: data[name] for name in names}
     assert str(PROJECT).encode() not in model
 
 

@@ -104,7 +104,8 @@ def test_out_of_memory_on_apples_chips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_out_of_memory_in_training(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    # After a summary of the network, which asks it once.
+    # After the rehearsal, and after a summary of the network, which asks it once.
+    monkeypatch.setattr("digits.rehearsal.rehearse", lambda _: None)
     monkeypatch.setattr(CNN, "forward", lambda network, images: out_of_memory(images) if network.training else images)
     monkeypatch.setattr("digits.report.network_summary", lambda *_: "")
     line = only_line(command("train", *SHORT, "data.batch_size=400"))
@@ -129,6 +130,7 @@ def test_another_error_keeps_its_traceback(command: Command, monkeypatch: pytest
     def broken(network: CNN, images: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
+    monkeypatch.setattr("digits.rehearsal.rehearse", lambda _: None)  # which would name the network
     monkeypatch.setattr(CNN, "forward", broken)
     outcome = command("train", *SHORT)
     assert outcome.code == 1
