@@ -14,10 +14,11 @@ from PIL import Image
 
 from digits import load_classifier
 from digits.data import DigitsDataModule
+from digits.data.tables import ID, listed_images
 from digits.errors import UserError
 from digits.pictures.reader import ImageClassifier
 from digits.predict import PredictSettings
-from digits.submission import classify_pixels, has_pixels, listed_files
+from digits.submission import classify_pixels, has_pixels
 from digits.validation import read_settings
 
 
@@ -81,7 +82,7 @@ def test_a_table_of_files(
     assert [row[0] for row in rows[1:]] == ["test/2.png", "test/0.png", "test/1.png"]
     assert [row[1] for row in rows[1:]] == [classifier.predict(tmp_path / row[0]).label for row in rows[1:]]
     (tmp_path / "two.csv").write_text("ImageId,filename\n17,test/2.png\n4,test/0.png\n")
-    assert listed_files(tmp_path / "two.csv")[0] == ["17", "4"]
+    assert [one.label for one in listed_images(tmp_path / "two.csv", ID)] == ["17", "4"]
 
 
 @pytest.mark.parametrize("ids", [None, ["b", "a", "c"]])
@@ -110,7 +111,7 @@ def test_many_rows_are_read_in_batches(sample: DigitsDataModule, classifier: Ima
     table = pixel_table(tmp_path / "test.csv", images)
     rows = list(classify_pixels(ImageClassifier(logits, classifier.facts), table))
     assert sizes == [500, 200]
-    assert [name for name, _ in rows] == [str(i) for i in range(1, 701)]
+    assert [name for name, *_ in rows] == [str(i) for i in range(1, 701)]
 
 
 def test_no_submission_without_every_answer(command: Command, checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
@@ -131,15 +132,16 @@ def test_no_submission_without_every_answer(command: Command, checkpoint: Path, 
         ("file\n../secret.png\n", "test.csv, line 2: '../secret.png' is no file name relative to"),
         ("file\n/etc/secret.png\n", "test.csv, line 2: '/etc/secret.png' is no file name relative to"),
         ("file\nnone.png\n", "none.png: no such file"),
-        ("file\n", "it lists no pictures"),
-        ("", "an empty file"),
-        ("one,two\na,b\n", "line 1: no header with a column of file names. Call it file"),
-        ("a.png\nb.png\n", "line 1: no header with a column of file names"),
+        ("file\n", "it lists no images"),
+        ("", "empty, damaged, or not a CSV with a header"),
+        ("one,two\na,b\n", "line 1: one, two: no header that names the files. Call them file"),
+        ("a.png\nb.png\n", "line 1: a.png: no header that names the files"),
         ("id,pixel0,pixel1\n1,2,3\n", "line 1: 2 columns of pixels, and the network takes images of 28×28 pixels"),
+        ("{pixels}\n" + ",".join(["0"] * 785) + "\n", "Expected 784 fields in line 2, saw 785"),
         ("0,0,0\n1,2,3\n", "line 1: two columns have the same name: is the header missing?"),
         ("{pixels}\n" + ",".join(["0"] * 783) + ",256\n", "line 2: pixel783=256: give a whole number from 0 to 255"),
         ("{pixels}\n" + ",".join(["0.5"] * 784) + "\n", "line 2: pixel0=0.5: give a whole number from 0 to 255"),
-        ("{pixels}\n0,1\n", "line 2: 2 columns, and the header has 784"),
+        ("{pixels}\n0,1\n", "line 2: pixel2=: give a whole number"),
         ("{pixels}\n", "it has no images"),
         ("id,{pixels}\n" + ("a" + ",0" * 784 + "\n") * 2, "not written, because two pictures have the id a"),
     ],

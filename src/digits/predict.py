@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from digits import submission
 from digits.atomic import atomic_write
 from digits.command import command
+from digits.data.tables import ID, listed_images
 from digits.pictures.answers import Answer, ImagePaths, output_names, read_files, report_failures
 from digits.validation import FilePath, Settings, Trust, read_settings
 
@@ -45,9 +46,10 @@ class PredictSettings(Settings):
     @cached_property
     def pictures(self) -> tuple[list[str], list[Path]]:
         """The pictures' ids and files; none of a CSV of pixels."""
-        if self.has_pixels:
-            return [], []
-        return submission.listed_files(self.table) if self.table else ([path.name for path in self.images], self.images)
+        if not self.table:
+            return [path.name for path in self.images], self.images
+        listed = [] if self.has_pixels else listed_images(self.table, ID)
+        return [one.label for one in listed], [one.path for one in listed]
 
     @model_validator(mode="after")
     def _outputs_can_be_written(self) -> Self:
@@ -100,7 +102,7 @@ def main(cfg: DictConfig) -> None:
             WRITERS[settings.output.suffix](answers, part)
         log.info("saved:  %s", settings.output)
     if wanted:
-        _submit(wanted, settings.submission_header, submission.rows_of(answers, ids, wanted))
+        _submit(wanted, settings.submission_header, submission.rows_of(answers, ids))
     report_failures(answers)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,18 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from digits.atomic import atomic_write
-from digits.data.tables import FILE, column, file_in, looks_like_data, read_rows
+from digits.data.tables import ID, column, header_of, read_table
 from digits.errors import UserError
 from digits.pictures.answers import Answer
 
 if TYPE_CHECKING:
     from digits.pictures.reader import ImageClassifier
 
-ID = ("id", "imageid", "image_id")
 PIXEL = re.compile(r"(pixel|px)?_?\d+(x\d+)?", re.IGNORECASE)  # pixel0 and 1x1, as Kaggle's tables of digits have them
-BATCH = 500
 
-Row = tuple[str, str]  # id and label
+Row = tuple[str, str, str]  # id, label, and why there is none
 
 
 def table_of(paths: Sequence[Path]) -> Path | None:
@@ -31,36 +30,12 @@ def table_of(paths: Sequence[Path]) -> Path | None:
 
 def has_pixels(table: Path) -> bool:
     """Whether a CSV holds pixels, and not file names."""
-    _, header = next(read_rows(table))
+    header = header_of(table)
     return len(_pixel_columns(header)) > len(header) / 2
 
 
 def _pixel_columns(header: Sequence[str]) -> list[int]:
     return [i for i, name in enumerate(header) if PIXEL.fullmatch(name)]
-
-
-def listed_files(table: Path) -> tuple[list[str], list[Path]]:
-    """The ids and the files that a CSV lists, in its order; where it has no column of ids, they are its file names.
-
-    Raises:
-        UserError: for what is wrong in it, with the line.
-    """
-    rows = read_rows(table)
-    _, header = next(rows)
-    file = column(header, FILE) if len(header) > 1 else 0
-    if file is None or looks_like_data(header):
-        raise UserError(f"{table}, line 1: no header with a column of file names. Call it file")
-    named = column(header, ID)
-    ids, paths = [], []
-    for line, cells in rows:
-        try:
-            paths.append(file_in(table.parent, cells[file]))
-        except ValueError as error:
-            raise UserError(f"{table}, line {line}: {error}") from error
-        ids.append(cells[file if named is None else named])
-    if not paths:
-        raise UserError(f"{table}: it lists no pictures. Give a line for each, below the header")
-    return ids, paths
 
 
 def classify_pixels(classifier: "ImageClassifier", table: Path) -> Iterator[Row]:
@@ -71,73 +46,63 @@ def classify_pixels(classifier: "ImageClassifier", table: Path) -> Iterator[Row]
     Raises:
         UserError: for what is wrong in it, with the line.
     """
+    import pandas as pd
     from tqdm import tqdm
 
-    facts, (_, header) = classifier.facts, next(read_rows(table))
-    pixels, size = _pixel_columns(header), facts.image_size
+    facts, header = classifier.facts, header_of(table)
+    pixels, named, size, number = _pixel_columns(header), column(header, ID), facts.image_size, 0
     problem = ""
     if len({header[i] for i in pixels}) < len(pixels):
-        problem = "two columns have the same name: is the header missing?"
+        problem = ", line 1: two columns have the same name: is the header missing?"
     elif facts.channels != 1 or len(pixels) != size**2:
         problem = (
-            f"{len(pixels)} columns of pixels, and the network takes images of {size}×{size} pixels,"
+            f", line 1: {len(pixels)} columns of pixels, and the network takes images of {size}×{size} pixels,"
             f" {facts.channels} channel(s)"
         )
+    as_text = {i: str for i in range(len(header)) if i not in pixels}
+    frames = [] if problem else islice(read_table(table, as_text), 1, None)
+    for frame in tqdm(frames, unit="batch", leave=False, disable=None):
+        cells = frame[pixels].to_numpy()
+        values = pd.to_numeric(cells.ravel(), errors="coerce").reshape(-1, 1, size, size)
+        whole = (values >= 0) & (values <= 255) & (values % 1 == 0)
+        bad = np.argwhere(~whole.reshape(cells.shape))
+        if len(bad):
+            row, i = bad[0]
+            problem = (
+                f", line {frame.index[row]}: {header[pixels[i]]}={cells[row, i]}: give a whole number from 0 to 255"
+            )
+            break
+        labels = classifier.probabilities(values.astype(np.uint8)).argmax(axis=1)
+        ids = range(number + 1, number + 1 + len(frame)) if named is None else frame[named].str.strip()
+        number += len(frame)
+        yield from ((str(name), facts.class_names[label], "") for name, label in zip(ids, labels, strict=True))
+    if not (number or problem):
+        problem = ": it has no images. Give a line for each, below the header"
     if problem:
-        raise UserError(f"{table}, line 1: {problem}")
-    rows = iter(tqdm(_images(table, pixels), unit="image", leave=False, disable=None))
-    while batch := list(islice(rows, BATCH)):
-        images = np.frombuffer(bytearray().join(image for _, image in batch), np.uint8).reshape(-1, 1, size, size)
-        labels = classifier.probabilities(images).argmax(axis=1)
-        yield from ((name, facts.class_names[label]) for (name, _), label in zip(batch, labels, strict=True))
+        raise UserError(f"{table}{problem}")
 
 
-def _images(table: Path, pixels: Sequence[int]) -> Iterator[tuple[str, bytes]]:
-    """The id and the pixels of each row."""
-    rows = read_rows(table)
-    _, header = next(rows)
-    named, number = column(header, ID), 0
-    for number, (line, cells) in enumerate(rows, start=1):
-        try:
-            image = bytes(int(cells[i]) for i in pixels)
-        except ValueError as error:
-            bad = [i for i in pixels if not (cells[i].isdecimal() and int(cells[i]) < 256)]
-            name, cell = header[bad[0]], cells[bad[0]]
-            raise UserError(f"{table}, line {line}: {name}={cell}: give a whole number from 0 to 255") from error
-        yield str(number) if named is None else cells[named], image
-    if not number:
-        raise UserError(f"{table}: it has no images. Give a line for each, below the header")
-
-
-def rows_of(answers: Sequence[Answer], ids: Sequence[str], submission: Path) -> list[Row]:
-    """An id and a label for each picture.
-
-    Raises:
-        UserError: if a picture has no answer.
-    """
-    failed = [(name, answer.error) for name, answer in zip(ids, answers, strict=True) if answer.error]
-    if failed:
-        names = ", ".join(name for name, _ in failed[:5]) + (", ..." if len(failed) > 5 else "")
-        raise UserError(
-            f"submission={submission}: not written, because {len(failed)} of {len(answers)} pictures have no answer"
-            f" ({names}). The first: {failed[0][1]}"
-        )
-    return [(name, answer.predictions[0].label) for name, answer in zip(ids, answers, strict=True)]
+def rows_of(answers: Sequence[Answer], ids: Sequence[str]) -> Iterator[Row]:
+    """An id and a label for each picture, or why there is none."""
+    for name, answer in zip(ids, answers, strict=True):
+        yield name, answer.predictions[0].label if answer.predictions else "", answer.error
 
 
 def write_submission(path: Path, header: Sequence[str], rows: Iterable[Row]) -> int:
     """Writes it atomically, once all rows are there; returns their number.
 
     Raises:
-        UserError: if two have the same id.
+        UserError: if a picture has no answer, or two have the same id.
     """
-    ids: set[str] = set()
+    answers = list(rows)
+    doubles = [name for name, times in Counter(name for name, _, _ in answers).items() if times > 1]
+    failed = [(name, error) for name, _, error in answers if error]
+    problem = f"two pictures have the id {doubles[0]}" if doubles else ""
+    if failed:
+        names = ", ".join(name for name, _ in failed[:5]) + (", ..." if len(failed) > 5 else "")
+        problem = f"{len(failed)} of {len(answers)} pictures have no answer ({names}). The first: {failed[0][1]}"
+    if problem:
+        raise UserError(f"submission={path}: not written, because {problem}")
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        for name, label in rows:
-            if name in ids:
-                raise UserError(f"submission={path}: not written, because two pictures have the id {name}")
-            ids.add(name)
-            writer.writerow([name, label])
-    return len(ids)
+        csv.writer(file, lineterminator="\n").writerows([header, *((name, label) for name, label, _ in answers)])
+    return len(answers)

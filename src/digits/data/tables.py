@@ -1,18 +1,23 @@
 """CSV files of image names and labels. They may come from anybody: none leads to a file outside its own folder."""
 
-import csv
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
 
-from digits.errors import UserError
+from digits.errors import UserError, one_line_errors
 from digits.pictures.decode import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # What columns are called, the surest name first; in small letters.
 FILE = ("file", "filename", "file_name", "image", "path", "filepath", "image_id", "imageid", "id")
 LABEL = ("label", "class", "target", "digit")
 SPLIT = ("split",)
+ID = ("id", "imageid", "image_id")
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -22,8 +27,8 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Listed:
-    """An image's file with the name of its class, the split that it is of (`train`, `val`, `test`), and where that is
-    said.
+    """An image's file with the name of its class, or its id; the split that it is of (`train`, `val`, `test`), and
+    where that is said.
     """
 
     path: Path
@@ -32,36 +37,36 @@ class Listed:
     said: str
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file, each with the number of its line; the first is the header. Blank ones are left out.
+def read_table(path: Path, dtype: Any = str) -> Iterator["DataFrame"]:
+    """A CSV file: a frame of its first row alone, the header, then frames of at most 500 rows, without blank ones.
 
-    Columns are separated by commas, semicolons or tabs.
+    Columns are separated by commas, semicolons or tabs, and known by their place. The index is the number of the line,
+    where no cell above has line breaks in it.
+
+    Args:
+        path: of the file.
+        dtype: of all columns; or, by their place, of some, and pandas finds out what the others are.
 
     Raises:
-        UserError: if it cannot be read, or a row has more or fewer cells than the header.
+        UserError: if it cannot be read, or a row has more cells than the header. The last of a shorter one are empty.
     """
-    width, line = 0, 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+    import pandas as pd
+
+    with one_line_errors(path, "empty, damaged, or not a CSV with a header in UTF-8"):
+        with path.open(encoding="utf-8-sig") as file:
             start = file.readline(100_000)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=start.count), strict=True)
-            for row in reader:
-                line, cells = reader.line_num, [cell.strip() for cell in row]
-                if not any(cells):
-                    continue
-                width = width or len(cells)
-                if len(cells) != width:
-                    raise ValueError(f"{len(cells)} columns, and the header has {width}")
-                yield line, cells
-    except UnicodeDecodeError as error:  # which is a ValueError
-        raise UserError(f"{path}: not in UTF-8. Save it as CSV in UTF-8") from error
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}, {'after ' if isinstance(error, csv.Error) else ''}line {line}: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    if not width:
-        raise UserError(f"{path}: an empty file. Give one with a header, such as file,label")
+        separator = max(",;\t", key=start.count)
+        form: dict[str, Any] = {"header": None, "skip_blank_lines": False, "keep_default_na": False}
+        with pd.read_csv(path, sep=separator, dtype=dtype, encoding="utf-8-sig", chunksize=500, **form) as reader:
+            yield reader.get_chunk(1)
+            for rows in reader:
+                rows.index += 1
+                yield rows[(rows != "").any(axis=1)]
+
+
+def header_of(path: Path) -> list[str]:
+    """The names of the columns; raises what `read_table` does."""
+    return [name.strip() for name in next(read_table(path)).iloc[0]]
 
 
 def column(header: Sequence[str], names: Sequence[str]) -> int | None:
@@ -70,67 +75,66 @@ def column(header: Sequence[str], names: Sequence[str]) -> int | None:
     return next((found.index(name) for name in names if name in found), None)
 
 
-def looks_like_data(cells: Sequence[str]) -> bool:
-    """Whether a first line is no header, because a file's name or a number is in it."""
-    return any(Path(cell).suffix.lower() in IMAGE_SUFFIXES or cell.replace(".", "").isdigit() for cell in cells)
+def listed_images(path: Path, what: Sequence[str] = LABEL) -> list[Listed]:
+    """The images that a CSV lists, in its order.
 
-
-def file_in(folder: Path, name: str) -> Path:
-    """The file of this name, which a table gives, in the table's folder.
-
-    Raises:
-        ValueError: if it is not in there.
-    """
-    pure = PureWindowsPath(name)  # which knows both slashes
-    if not name or pure.drive or pure.root or ".." in pure.parts:
-        raise ValueError(f"{name!r} is no file name relative to {folder}")
-    if not (folder / name).is_file():
-        raise ValueError(f"{folder / name}: no such file")
-    return folder / name
-
-
-def listed_images(path: Path) -> list[Listed]:
-    """The images that a CSV of file names, labels and maybe splits lists, in its order.
+    Args:
+        path: of the CSV.
+        what: stands beside the files: LABEL, and maybe splits; or ID, and without such a column they are the ids.
 
     Raises:
         UserError: for what is wrong in it, with the line.
     """
-    rows = read_rows(path)
-    _, header = next(rows)
-    file, label, split = _columns(path, header)
-    listed: list[Listed] = []
-    lines: dict[Path, int] = {}
-    for line, cells in rows:
-        said = f"{path}, line {line}"
-        part = SPLITS.get(cells[split].casefold()) if split is not None else "train"
-        try:
-            image = file_in(path.parent, cells[file])
-            problem = f"{cells[file]} stands on line {lines[image]} too. Leave one" if image in lines else ""
-        except ValueError as error:
-            image, problem = path, str(error)
-        if not cells[label]:
-            problem = "no label"
-        if part is None:
+    header = header_of(path)
+    file, label, split = _columns(header, what)
+    listed, lines, breaks, problem = list[Listed](), dict[Path, int](), "".join(header).count("\n"), ""
+    if file is None or label is None or any(map(_is_data, header)):
+        needed = "tells files from labels. Let it be file,label" if what is LABEL else "names the files. Call them file"
+        problem = f", line 1: {textwrap.shorten(', '.join(header), 100)}: no header that {needed}"
+    frames = [] if problem else islice(read_table(path), 1, None)
+    for row, *cells in chain.from_iterable(frame.itertuples() for frame in frames):
+        line, breaks = row + breaks, breaks + "".join(cells).count("\n")
+        name, said = cells[file or 0].strip(), cells[label or 0].strip()
+        part = "train" if split is None else SPLITS.get(cells[split].strip().casefold(), "")
+        image, pure = path.parent / name, PureWindowsPath(name)  # which knows both slashes
+        if not name or pure.drive or pure.root or ".." in pure.parts:
+            problem = f"{name!r} is no file name relative to {path.parent}"
+        elif not image.is_file():
+            problem = f"{image}: no such file"
+        elif image in lines and what is LABEL:
+            problem = f"{name} stands on line {lines[image]} too. Leave one"
+        elif not said:
+            problem = f"no {what[0]}"
+        elif not part:
             problem = f"split={cells[split or 0]!r}: there are {', '.join(SPLITS)}"
         if problem:
-            raise UserError(f"{said}: {problem}")
+            problem = f", line {line}: {problem}"
+            break
         lines[image] = line
-        listed.append(Listed(image, cells[label], part or "", said))
-    if not listed:
-        raise UserError(f"{path}: it lists no images. Give a line for each, below the header")
+        listed.append(Listed(image, said, part, f"{path}, line {line}"))
+    if not (listed or problem):
+        problem = ": it lists no images. Give a line for each, below the header"
+    if problem:
+        raise UserError(f"{path}{problem}")
     return listed
 
 
-def _columns(path: Path, header: list[str]) -> tuple[int, int, int | None]:
-    """Which columns hold files, labels and splits; of two that are called otherwise, the first holds the files."""
-    file, label, split = (column(header, names) for names in (FILE, LABEL, SPLIT))
-    rest = [i for i in range(len(header)) if i not in (file, label, split)]
-    if [file, label].count(None) == len(rest):
+def _columns(header: Sequence[str], what: Sequence[str]) -> tuple[int | None, int | None, int | None]:
+    """Which columns hold files, what stands beside them, and splits.
+
+    Of two that are called otherwise than files and labels, the first holds the files; so does a column that is alone.
+    """
+    file, beside, split = (column(header, names) for names in (FILE, what, SPLIT))
+    rest = [i for i in range(len(header)) if i not in (file, beside, split)]
+    if what is LABEL and [file, beside].count(None) == len(rest):
         file = rest.pop(0) if file is None else file
-        label = rest.pop(0) if label is None else label
-    if file is None or label is None or looks_like_data(header):
-        raise UserError(
-            f"{path}, line 1: {textwrap.shorten(', '.join(header), 100)}: no header that tells files from labels."
-            " Let it be file,label"
-        )
-    return file, label, split
+        beside = rest.pop(0) if beside is None else beside
+    if what is ID:
+        file = 0 if len(header) == 1 else file
+        beside, split = file if beside is None else beside, None
+    return file, beside, split
+
+
+def _is_data(cell: str) -> bool:
+    """Whether a first line is no header, because a file's name or a number is in it."""
+    return Path(cell).suffix.lower() in IMAGE_SUFFIXES or cell.replace(".", "").isdigit()
