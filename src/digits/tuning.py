@@ -29,31 +29,47 @@ def tune(
         data: its `batch_size` becomes what is found.
         trainer: whose device and precision count.
         make_classifier: makes a new one for each search.
+
+    Raises:
+        UserError: if there is nothing to find, or several processes are to train.
     """
-    if cfg.find_batch_size:
-        cfg.data.batch_size = data.batch_size = find_batch_size(make_classifier(), data, probe(trainer))
-        log.info("find_batch_size: data.batch_size=%s", cfg.data.batch_size)
-    if cfg.find_lr:
-        cfg.optimizer.lr, tried = find_lr(make_classifier(), data, probe(trainer))
-        log.info("find_lr: optimizer.lr=%s", cfg.optimizer.lr)
-        if cfg.figures:
+    size: int | None = data.batch_size  # None: of a data module of the user's own
+    problem = ""
+    if trainer.world_size > 1:
+        problem = "find_lr and find_batch_size need trainer.devices=1: find the values first, then give them"
+    elif cfg.find_batch_size and size is None:
+        problem = f"find_batch_size: {data.dataset} has no attribute batch_size to change"
+    elif cfg.find_batch_size and (found := find_batch_size(make_classifier(), data, probe(trainer))):
+        cfg.data.batch_size = data.batch_size = found
+        log.info("find_batch_size: data.batch_size=%s", found)
+    elif cfg.find_batch_size:
+        problem = f"find_batch_size: not even data.batch_size={size} fits into memory. Give a smaller one"
+    if cfg.find_lr and not problem:
+        rate, tried = find_lr(make_classifier(), data, probe(trainer))
+        if rate is None:
+            problem = "find_lr: too few steps to find a learning rate. Give optimizer.lr, or more training data"
+        else:
+            cfg.optimizer.lr = rate
+            log.info("find_lr: optimizer.lr=%s", rate)
+        if rate and cfg.figures:
             from digits import figures  # here, because seaborn takes a second
 
-            figure = figures.learning_rates(tried["lr"], tried["loss"], cfg.optimizer.lr, data.title)
+            figure = figures.learning_rates(tried["lr"], tried["loss"], rate, data.title)
             log_picture(trainer, run.save_figure("find_lr", figure))
+    if problem:
+        raise UserError(problem)
     L.seed_everything(cfg.seed, workers=True, verbose=False)  # training starts as if nothing had been tried
 
 
-def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> int:
+def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> int | None:
     """The largest training batch that fits into memory: `data.batch_size` times a power of two, at most 8,192.
+
+    None if not even `data.batch_size` fits.
 
     Args:
         classifier: trained a few steps for each size: not to be used afterwards.
         data: its `batch_size` is changed.
         trainer: made by `probe`.
-
-    Raises:
-        UserError: if not even `data.batch_size` fits.
     """
     start = data.batch_size
     tried = Tuner(trainer).scale_batch_size(
@@ -62,13 +78,14 @@ def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.T
     found = tried or 0  # None only with fast_dev_run, which a probe has not
     if found >= LARGEST_BATCH > start:
         found //= 2  # the tuner stops at the limit without having tried it
-    if found < start:
-        raise UserError(f"find_batch_size: not even data.batch_size={start} fits into memory. Give a smaller one")
-    return found
+    return found if found >= start else None
 
 
-def find_lr(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> tuple[float, dict[str, list[float]]]:
-    """The learning rate at which the loss falls fastest, while it rises from 1e-5 to 1 over 100 steps.
+def find_lr(
+    classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer
+) -> tuple[float | None, dict[str, list[float]]]:
+    """The learning rate at which the loss falls fastest, while it rises from 1e-5 to 1 over 100 steps; None if the
+    losses show no such rate.
 
     With it come the rates that were tried, `lr`, and the running mean of the training loss at each, `loss`.
 
@@ -78,16 +95,13 @@ def find_lr(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) 
         classifier: trained 100 steps: not to be used afterwards.
         data: what to train on.
         trainer: made by `probe`.
-
-    Raises:
-        UserError: if the losses show no such rate.
     """
     classifier.lr = 0.0  # the tuner looks for an attribute of this name
     classifier.check_finite = False  # the search continues until the loss diverges
     finder = Tuner(trainer).lr_find(classifier, datamodule=data, min_lr=1e-5, max_lr=1.0, update_attr=False)
     found = finder.suggestion() if finder else None
     if finder is None or found is None:
-        raise UserError("find_lr: too few steps to find a learning rate. Give optimizer.lr, or more training data")
+        return None, {}
     return float(f"{found:.2g}"), {"lr": finder.results["lr"], "loss": _unbiased(finder.results["loss"])}
 
 
@@ -97,13 +111,7 @@ def _unbiased(losses: Sequence[float], beta: float = 0.98) -> list[float]:
 
 
 def probe(trainer: L.Trainer) -> L.Trainer:
-    """A trainer to try things out with: on the device and in the precision of another, and silent.
-
-    Raises:
-        UserError: if that one has several processes.
-    """
-    if trainer.world_size > 1:
-        raise UserError("find_lr and find_batch_size need trainer.devices=1: find the values first, then give them")
+    """A trainer to try things out with: on the device and in the precision of another of one process, and silent."""
     return L.Trainer(
         accelerator=trainer.accelerator,
         devices=[trainer.strategy.root_device.index or 0] if trainer.strategy.root_device.type == "cuda" else 1,

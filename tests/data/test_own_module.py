@@ -97,6 +97,20 @@ class Wide(Plain):
 class Dicts(Plain):
     def train_dataloader(self):
         return DataLoader([{"x": 1}], 1)
+
+
+class Empty(Plain):
+    def train_dataloader(self):
+        return DataLoader([])
+
+
+class Several(Plain):
+    def val_dataloader(self):
+        return [DataLoader(self.val), DataLoader(self.test)]
+
+
+class Unnamed(Streamed):
+    num_classes = None
 '''
 
 
@@ -295,6 +309,9 @@ def test_a_stream_keeps_its_own_order(own: Path, caplog: pytest.LogCaptureFixtur
         ({"_target_": "own_modules.data.Shuffled"}, "its test_dataloader shuffles"),
         ({"_target_": "own_modules.data.Wide"}, "there are images (2, 1, 28, 30)"),
         ({"_target_": "own_modules.data.Dicts"}, "there is a dict"),
+        ({"_target_": "own_modules.data.Empty"}, "there is a NoneType"),
+        ({"_target_": "own_modules.data.Several"}, "val_dataloader gives 2 loaders. Give one"),
+        ({"_target_": "own_modules.data.Unnamed"}, "a stream of images. Give the module class_names"),
     ],
 )
 def test_what_does_not_fit_is_one_line(arguments: dict, line: str, own: Path) -> None:
@@ -317,7 +334,7 @@ def test_what_cannot_be_asked_of_it(own: Path) -> None:
         restore_data(forged)
     data.trainer = type("Many", (), {"world_size": 2})()
     with pytest.raises(UserError, match=r"works in one process only. Give trainer.devices=1"):
-        data.train_dataloader()
+        data.setup("fit")
     data.batch_size = 7
     assert data.module.batch_size == 7
 

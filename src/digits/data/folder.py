@@ -119,11 +119,9 @@ class ImageFolder(DataSet):
 
     def _in_folders(self) -> list[Listed]:
         """The images of each split and class."""
-        if not self.root.is_dir():
-            raise UserError(f"data.root={self.root}: no such folder. Give the one that holds {self.holds}")
-        splits = self._splits()
-        listed, left_out, problem = [], [], ""
-        for split, place in splits.items():
+        splits, problem = self._splits()
+        listed, left_out = [], []
+        for split, place in () if problem else splits.items():
             classes = [folder for folder in _visible(place) if folder.is_dir()]
             for folder in classes:
                 found = _visible(folder)
@@ -144,20 +142,22 @@ class ImageFolder(DataSet):
             raise UserError(f"data.root={self.root}: {problem}")
         return listed
 
-    def _splits(self) -> dict[str, Path]:
-        """The folder of each split; where there are none, all of `root` is for training."""
+    def _splits(self) -> tuple[dict[str, Path], str]:
+        """The folder of each split, and what is wrong; where there are none, all of `root` is for training."""
+        if not self.root.is_dir():
+            return {}, f"no such folder. Give the one that holds {self.holds}"
         folders = [folder for folder in _visible(self.root) if folder.is_dir()]
         training = [folder for folder in folders if SPLITS.get(folder.name.lower()) == "train"]
         if not any(inner.is_dir() for folder in training for inner in _visible(folder)):
-            return {"train": self.root}
+            return {"train": self.root}, ""
         splits: dict[str, Path] = {}
         for folder in folders:
             split = SPLITS.get(folder.name.lower(), "")
             if not split or split in splits:
-                what = f"beside {splits[split].name}, {folder.name}" if split else f"beside train, {folder.name}"
-                raise UserError(f"data.root={self.root}: {what} is no split. There are train, val and test; rename it")
+                beside = splits[split].name if split else "train"
+                return {}, f"beside {beside}, {folder.name} is no split. There are train, val and test; rename it"
             splits[split] = folder
-        return splits
+        return splits, ""
 
 
 def _warn_of_doubles(root: Path, loaded: "Loaded") -> None:

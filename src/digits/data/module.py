@@ -84,9 +84,11 @@ class DigitsDataModule(L.LightningDataModule):
 
     @property
     def splits(self) -> Splits:
-        """What to train on, choose on and report on; raises a UserError before `setup`."""
+        """What to train on, choose on and report on; loaded here, where `setup` has not been called."""
         if self._splits is None:
-            raise UserError("data.splits: the data is not loaded yet. Call prepare_data() and setup() first")
+            self.prepare_data()
+            self.setup()
+        assert self._splits is not None
         return self._splits
 
     @property

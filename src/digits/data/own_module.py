@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,9 +100,11 @@ class OwnDataModule(L.LightningDataModule):
 
     @property
     def splits(self) -> Splits:
-        """What to train on, choose on and report on; raises a UserError before `setup`."""
+        """What to train on, choose on and report on; loaded here, where `setup` has not been called."""
         if self._splits is None:
-            raise UserError("data.splits: the data is not loaded yet. Call prepare_data() and setup() first")
+            self.prepare_data()
+            self.setup()
+        assert self._splits is not None
         return self._splits
 
     @property
@@ -135,8 +138,6 @@ class OwnDataModule(L.LightningDataModule):
 
     @batch_size.setter
     def batch_size(self, value: int) -> None:
-        if self.batch_size is None:
-            raise UserError(f"find_batch_size: {self.dataset} has no attribute batch_size to change")
         if "batch_size" in self.module.hparams:
             self.module.hparams["batch_size"] = value
         if hasattr(self.module, "batch_size"):
@@ -182,42 +183,64 @@ class OwnDataModule(L.LightningDataModule):
         """Sets the module up for training and test, and looks at its first batch.
 
         Raises:
-            UserError: if there are no training images, or they are not as this project needs them.
+            UserError: if there are no training images, they are not as this project needs them, or several processes
+                are to train on them.
         """
-        if self._splits is not None:
-            return
+        problem = "it works in one process only. Give trainer.devices=1"
+        if not (self.trainer and self.trainer.world_size > 1):
+            problem = self._load() if self._splits is None else ""
+        if problem:
+            raise UserError(f"data._target_={self.dataset}: {problem}")
+
+    def _load(self) -> str:
+        """Does what `setup` does, as far as nothing is wrong; returns what is."""
         for one in ("fit", "test"):
             with fixed_random_numbers():
                 self.module.setup(one)
-        train, val, test = (self._loader(name) for name in ("train", "val", "test"))
-        problem = ""
-        if train is None:
-            problem = "it has no train_dataloader"
-        elif test is not None and isinstance(test.sampler, RandomSampler):
-            problem = "its test_dataloader shuffles, so that no figure could say which image it is about: shuffle=False"
-        if problem:
-            raise UserError(f"data._target_={self.dataset}: {problem}")
-        assert train is not None
+        loaders = [self._loader(name) for name in ("train", "val", "test")]
+        if problem := self._problem(loaders):
+            return problem
+        train, _, test = loaders
         self._look_at(train)
-        parts = [LoaderImages(self, one, whole=one is not train) for one in (train, val, test)]
-        self.class_names = self._named_classes(parts[0])
+        parts = [LoaderImages(self, one, whole=one is not train) for one in loaders]
+        names, number = (getattr(self.module, name, None) for name in ("class_names", "num_classes"))
+        self.class_names = tuple(map(str, names or range(number or int(parts[0].target.max()) + 1)))
         self._splits = Splits(*parts)
         self.fingerprint = self._hash(parts)
         if self._in_order(train) is None:
             _say(f"{self.dataset}: its training batches come in its own order. Resuming during an epoch is not exact")
         if test is None:
             _say(f"{self.dataset}: it has no test_dataloader, so that nothing is tested")
+        return ""
+
+    def _problem(self, loaders: Sequence[Any]) -> str:
+        """What this project cannot work with, in the module's loaders and the first batches of two of them."""
+        train, _, test = loaders
+        for split, loader in zip(("train", "val", "test"), loaders, strict=True):
+            if isinstance(loader, list | tuple | dict):
+                return f"{split}_dataloader gives {len(loader)} loaders. Give one"
+        if train is None:
+            return "it has no train_dataloader"
+        if isinstance(getattr(test, "sampler", None), RandomSampler):
+            return "its test_dataloader shuffles, so that no figure could say which image it is about: shuffle=False"
+        for loader in [train, *(loader for loader in reversed(loaders) if loader is not None)][:2]:
+            batch = self.first_batch(loader)
+            if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(map(torch.is_tensor, batch))):
+                return f"its batches have to be two tensors, images and classes; there is a {type(batch).__name__}"
+            shape = tuple(batch[0].shape)
+            if len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
+                return (
+                    "its batches have to be images (B, C, H, W) with one or three channels, as high as wide, and"
+                    f" classes (B,); there are images {shape}"
+                )
+        named = any(getattr(self.module, name, None) for name in ("class_names", "num_classes"))
+        streams = isinstance(getattr(train, "dataset", None), IterableDataset)
+        return "a stream of images. Give the module class_names" if streams and not named else ""
 
     def _look_at(self, train: Any) -> None:
         """Finds out the shape of the images and how they are normalised."""
         images, _ = self.first_batch(train)
-        shape = tuple(images.shape)
-        if len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
-            raise UserError(
-                f"data._target_={self.dataset}: its batches have to be images (B, C, H, W) with one or three channels,"
-                f" as high as wide, and classes (B,); there are images {shape}"
-            )
-        self.in_channels, self.image_size = shape[1:3]
+        self.in_channels, self.image_size = images.shape[1:3]
         low, high = float(images.min()), float(images.max())
         mean, std = (getattr(self.module, name, None) for name in ("mean", "std"))
         if mean is not None and std is not None:
@@ -231,14 +254,6 @@ class OwnDataModule(L.LightningDataModule):
                 f" {high:.4g} (white), also by digits.predict. Give the module these attributes to be exact"
             )
 
-    def _named_classes(self, train: "LoaderImages") -> tuple[str, ...]:
-        names, number = (getattr(self.module, name, None) for name in ("class_names", "num_classes"))
-        if not names and not number:
-            if not len(train):
-                raise UserError(f"data._target_={self.dataset}: a stream of images. Give the module class_names")
-            number = int(train.target.max()) + 1
-        return tuple(map(str, names or range(number or 0)))
-
     def _hash(self, parts: Sequence["LoaderImages"]) -> str:
         """Of what is known without reading all images: names, sizes, classes, and the last split's first images."""
         digest = hashlib.blake2b("\0".join(self.class_names).encode(), digest_size=16)
@@ -249,9 +264,9 @@ class OwnDataModule(L.LightningDataModule):
         digest.update(self.pixels(self.first_batch(last.loader)[0]).numpy().tobytes())
         return digest.hexdigest()
 
-    def first_batch(self, loader: Any) -> tuple[Tensor, Tensor]:
+    def first_batch(self, loader: Any) -> Any:
         with fixed_random_numbers():
-            return next(self.batches(loader))
+            return next(self.batches(loader), None)
 
     def batches(self, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """What the network gets in a test, on the CPU: images (B, C, H, W), not augmented, and classes (B,)."""
@@ -262,12 +277,7 @@ class OwnDataModule(L.LightningDataModule):
                 batch = self.module.on_after_batch_transfer(batch, 0)
             finally:
                 self.module.trainer = before
-            if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(map(torch.is_tensor, batch))):
-                raise UserError(
-                    f"data._target_={self.dataset}: its batches have to be two tensors, images and classes;"
-                    f" there is a {type(batch).__name__}"
-                )
-            yield batch[0], batch[1]
+            yield batch
 
     def pixels(self, images: Tensor) -> Tensor:
         """The images that the network gets, as uint8."""
@@ -275,20 +285,15 @@ class OwnDataModule(L.LightningDataModule):
         return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def _loader(self, split: str) -> Any:
-        """The module's loader of a split; None if it has none."""
+        """The module's loader of a split, or several where it gives several; None if it has none."""
         if not is_overridden(f"{split}_dataloader", self.module, L.LightningDataModule):
             return None
         loader = getattr(self.module, f"{split}_dataloader")()
         if isinstance(loader, list | tuple | dict) and len(loader) == 1:
             [loader] = loader.values() if isinstance(loader, dict) else loader
-        several = isinstance(loader, list | tuple | dict)
-        if several and loader:
-            raise UserError(f"data._target_={self.dataset}: {split}_dataloader gives {len(loader)} loaders. Give one")
-        return None if several else loader
+        return None if isinstance(loader, list | tuple | dict) and not loader else loader
 
     def train_dataloader(self) -> Any:
-        if self.trainer and self.trainer.world_size > 1:
-            raise UserError(f"trainer.devices: {self.dataset} works in one process only. Give trainer.devices=1")
         loader = self._loader("train")
         ordered = self._in_order(loader)
         return loader if ordered is None else ordered
@@ -366,21 +371,20 @@ class LoaderImages(TensorImages):
             return 0
         return len(self.target) if isinstance(self.dataset, IterableDataset) else len(self.dataset or [])
 
-    def __getattr__(self, name: str) -> Tensor:  # which is asked for what is not there yet
-        match name:
-            case "target":
-                known = known_targets(self.dataset)
-                found = self._read(lambda _, target: target) if known is None else known
-            case "images" if self.whole:
-                found = self._read(lambda images, _: self.data.pixels(images))
-            case "images":
-                found = self.data.pixels(self.data.first_batch(self.loader)[0])
-            case "index":
-                found = torch.arange(len(self))
-            case _:
-                raise AttributeError(name)
-        setattr(self, name, found)
-        return found
+    @cached_property
+    def target(self) -> Tensor:  # type: ignore[override] # read when it is asked for
+        known = known_targets(self.dataset)
+        return self._read(lambda _, target: target) if known is None else known
+
+    @cached_property
+    def images(self) -> Tensor:  # type: ignore[override]
+        if self.whole:
+            return self._read(lambda images, _: self.data.pixels(images))
+        return self.data.pixels(self.data.first_batch(self.loader)[0])
+
+    @cached_property
+    def index(self) -> Tensor:  # type: ignore[override]
+        return torch.arange(len(self))
 
     def _read(self, part: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         with fixed_random_numbers():

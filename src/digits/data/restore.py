@@ -54,18 +54,17 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
         return _restore_module(kept, kept.module, asked)
     settings = kept.model_dump(include=DataSettings.model_fields.keys() - ({} if same else SPLIT_SETTINGS))
     settings["root"] = _root(kept, dataset)
-    for name in sorted(asked.keys() & (TEST_SPLIT if same else {"folds"})):
-        if asked[name] != settings.get(name):
-            raise UserError(
-                f"data.{name}={asked[name]}: images of training would be tested. Leave it as it was in training"
-                f" ({settings.get(name)})"
-            )
-    data = DigitsDataModule(**{"offline_fallback": False, **settings, **asked})
-    for name in sorted(asked.keys() & FORM):
-        if getattr(data.options, name) != getattr(kept, name):
-            raise UserError(
-                f"data.{name}={asked[name]}: the network was trained with {getattr(kept, name)}. Leave it out"
-            )
+    kept_apart, problem = TEST_SPLIT if same else {"folds"}, ""
+    others = {name: value for name, value in asked.items() if name not in kept_apart}
+    data = DigitsDataModule(**{"offline_fallback": False, **settings, **others})
+    for name in sorted(asked):
+        if name in FORM and getattr(data.options, name) != getattr(kept, name):
+            problem = f"the network was trained with {getattr(kept, name)}. Leave it out"
+        elif name in kept_apart and asked[name] != settings.get(name):
+            was = settings.get(name)
+            problem = f"images of training would be tested. Leave it as it was in training ({was})"
+        if problem:
+            raise UserError(f"data.{name}={asked[name]}: {problem}")
     data.prepare_data()
     if data.dataset != dataset:  # the stand-in, which may be what the checkpoint was trained on
         return restore_data(trained, **asked | {"dataset": data.dataset})

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -43,13 +44,9 @@ def read_picture(picture: Picture) -> Image.Image:
                 return _read_file(Path(picture).expanduser())
             case bytes():
                 return _read_file(io.BytesIO(picture))
-            case Image.Image():
-                return _plain(ImageOps.exif_transpose(_checked(picture)))
             case np.ndarray(dtype=np.uint8) if _is_picture(picture.shape):
-                return _plain(_checked(Image.fromarray(picture)))
-        array = isinstance(picture, np.ndarray)
-        what = f"an array of {picture.dtype}, shape {picture.shape}" if array else f"a {type(picture).__name__}"
-        raise PictureError(f"{what}. Give a path, bytes, a Pillow image or an array: uint8, (H, W), (H, W, 3 or 4)")
+                picture = Image.fromarray(picture)
+        return _plain(ImageOps.exif_transpose(_checked(picture)))
 
 
 def _is_picture(shape: tuple[int, ...]) -> bool:
@@ -91,18 +88,22 @@ def _read_file(file: Path | io.BytesIO) -> Image.Image:
         return _plain(image, size[::-1] if turned else size)
 
 
-def _checked(image: Image.Image) -> Image.Image:
+def _checked(image: Any) -> Image.Image:
     """The image itself, if its header says nothing for which it should not be decoded at all.
 
     Raises:
-        PictureError: for more pixels than a photo has, several frames, or pixels that are fractions.
+        PictureError: for what is no image, more pixels than a photo has, several frames, or pixels that are fractions.
     """
     problem, frames = None, getattr(image, "n_frames", 1)
-    if image.mode == "F":
+    if not isinstance(image, Image.Image):
+        array = isinstance(image, np.ndarray)
+        what = f"an array of {image.dtype}, shape {image.shape}" if array else f"a {type(image).__name__}"
+        problem = f"{what}. Give a path, bytes, a Pillow image or an array: uint8, (H, W), (H, W, 3 or 4)"
+    elif image.mode == "F":
         problem = "pixels with a fraction have no known range. Save it with 8 bits"
-    if image.width * image.height > MAX_PIXELS:
+    elif image.width * image.height > MAX_PIXELS:
         problem = TOO_LARGE
-    if frames > 1 and image.format != "MPO":  # a telephone's JPEG with a preview behind it
+    elif frames > 1 and image.format != "MPO":  # a telephone's JPEG with a preview behind it
         problem = f"a {image.format} of {frames} frames or pages. Give one with a single one"
     if problem:
         raise PictureError(problem)
