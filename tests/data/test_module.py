@@ -18,11 +18,16 @@ from digits.report import class_counts, data_statistics
 
 def test_pixel_statistics_are_computed_where_none_are_given(sample: DigitsDataModule) -> None:
     data = DigitsDataModule("mnist5k", mean=None, std=None)
-    data.setup()
     pixels = data.splits.train.images.double() / 255
     assert data.mean == pytest.approx([pixels.mean().item()])
     assert data.std == pytest.approx([pixels.std(correction=0).item()])
     assert sample.mean == [0.1307]
+
+
+def test_splits_are_loaded_when_they_are_asked_for(sample: DigitsDataModule) -> None:
+    data = DigitsDataModule("mnist5k")
+    assert data.split_sizes == sample.split_sizes
+    assert data.fingerprint == sample.fingerprint
 
 
 def test_pixel_statistics_by_channel() -> None:
