@@ -127,7 +127,7 @@ def test_frozen_parts_do_not_train_and_keep_their_statistics() -> None:
     ("settings", "freeze", "message"),
     [
         ({"_target_": "digits.networks.CNN"}, ["body"], "freeze=body: fits no parameter. There are features, head"),
-        ({"_target_": "pathlib.Path"}, [], "model._target_=pathlib.Path: makes a PosixPath, no torch.nn.Module"),
+        ({"_target_": "pathlib.Path"}, [], "model._target_=pathlib.Path: makes no Module"),
     ],
 )
 def test_what_is_no_network_and_freezes_nothing(settings: dict, freeze: list[str], message: str) -> None:
@@ -185,3 +185,9 @@ def test_rehearsal_names_the_part(network: nn.Module, loss: nn.Module, metric: d
 
 def test_rehearsal_of_what_works() -> None:
     rehearse(CNN(), nn.CrossEntropyLoss(), default_entries(), SHAPE, NAMES)
+
+
+def test_rehearsal_of_a_mixing_gives_the_loss_probabilities() -> None:
+    rehearse(CNN(), CrossEntropy(), [], SHAPE, NAMES, mixed=True)
+    with pytest.raises(UserError, match=r"loss._target_=mine: fails on .* probabilities, as a mixing makes them"):
+        rehearse(CNN(), nn.MultiMarginLoss(), [], SHAPE, NAMES, mixed=True)

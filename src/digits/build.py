@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from digits import hardware, parts, report
+from digits import hardware, parts, rehearsal, report
 from digits.augmentation import Mixing, by_image
 from digits.callbacks import Advice, ProgressBar
 from digits.checkpoints import AtomicCheckpoints, Checkpoint
@@ -53,6 +53,8 @@ def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     found.setup()
     if not known:  # they are as large as the files are
         _rehearse_augmentation(cfg, found)
+    if rehearsal.announced_shape(cfg.data) is None:
+        rehearsal.rehearse(cfg, found.shape)
     found.mixing = _mixing(cfg, found.num_classes)
     if found.dataset != cfg.data.get("dataset", found.dataset):  # the fall-back
         cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from digits.errors import UserError, one_line_errors
 from digits.metrics import MetricEntry, metric_collection
 from digits.resized import Resized
-from digits.targets import parameters_of, target_of
+from digits.targets import check_kind, parameters_of, target_of
 
 RESIZED = f"{Resized.__module__}.{Resized.__qualname__}"
 
@@ -62,9 +62,9 @@ def make_network(settings: Mapping[str, Any], pretrained: str | None, freeze: Se
     Raises:
         UserError: if it is no network, the file has no weights that fit, or a pattern fits no name.
     """
+    check_kind("model", settings, target_of("model", settings), nn.Module)
     network = instantiate(settings, _convert_="all")
-    if not isinstance(network, nn.Module):
-        raise UserError(f"model._target_={settings['_target_']}: makes a {type(network).__name__}, no torch.nn.Module")
+    check_kind("model", settings, type(network), nn.Module)
     inner = network.network if isinstance(network, Resized) else network
     if pretrained:
         load_pretrained(inner, Path(pretrained).expanduser())
@@ -144,6 +144,7 @@ def rehearse(
     entries: Iterable[MetricEntry],
     shape: Mapping[str, int],
     names: Mapping[str, str],
+    mixed: bool = False,
 ) -> None:
     """Asks a network, a loss and metrics about two random images, so that a wrong one shows before any data is read.
 
@@ -153,6 +154,7 @@ def rehearse(
         entries: the metric list.
         shape: `in_channels`, `num_classes` and `image_size`.
         names: what to call `model` and `loss` in an error.
+        mixed: whether training mixes images, so that the loss gets probabilities (B, num_classes).
 
     Raises:
         UserError: naming the part that fails, or gives something of the wrong shape.
@@ -165,8 +167,9 @@ def rehearse(
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UserError(f"{names['model']}: gives {given} for 2 images, not logits of shape {(2, classes)}")
-    with one_line_errors(names["loss"], f"fails on logits of shape {(2, classes)} and targets of shape (2,)"):
-        value = loss(logits, target)
+    targets = f"probabilities, as a mixing makes them, of shape {(2, classes)}" if mixed else "targets of shape (2,)"
+    with one_line_errors(names["loss"], f"fails on logits of shape {(2, classes)} and {targets}"):
+        value = loss(logits, nn.functional.one_hot(target, classes).float() if mixed else target)
         if value.shape not in ((), (2,)) or not value.is_floating_point():
             problem = f"{names['loss']}: gives {value.dtype} of shape {tuple(value.shape)}, not a loss for each image"
         elif any(parameter.requires_grad for parameter in network.parameters()) and not value.requires_grad:

@@ -1,5 +1,6 @@
 """Network, loss and metrics of a config, tried out before any data is read, and before imports that take seconds."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,26 +15,34 @@ from digits.targets import check_kind, target_of
 OURS = "digits.data.DigitsDataModule"
 
 
-def rehearse(cfg: DictConfig) -> None:
-    """Asks them about two random images, where the shape of the data set's images is known before they are read.
+def announced_shape(data: Mapping[str, Any]) -> dict[str, int] | None:
+    """`in_channels`, `num_classes` and `image_size` of the config group `data`; None where only the images tell."""
+    return named(data["dataset"])(subset=data.get("subset")).announced if data["_target_"] == OURS else None
+
+
+def rehearse(cfg: DictConfig, shape: Mapping[str, int] | None = None) -> None:
+    """Asks them about two random images, once the shape of the data set's images is known.
+
+    Args:
+        cfg: the config.
+        shape: as of the images; by default as it is known before they are read.
 
     Raises:
         UserError: naming the part that does not work.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     _check_kinds({f"{group}.{name}": part for group in ("callbacks", "logger") for name, part in plain[group].items()})
-    data = plain["data"]
-    data_set = named(data["dataset"])(subset=data.get("subset")) if data["_target_"] == OURS else None
-    shape = data_set.announced if data_set else None
+    shape = shape or announced_shape(plain["data"])
     if not shape:
         return
     names = {name: f"{name}._target_={plain[name].get('_target_')}" for name in ("model", "loss")}
+    mixed = plain["mixing"]["_target_"] != "digits.augmentation.NoMixing"
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers stay as they are
         settings = parts.network_settings(plain["model"], shape, **plain["model_input"])
         loss = instantiate(parts.loss_settings(plain["loss"], None, shape["num_classes"]), _convert_="all")
         network = parts.make_network(parts.without_pretraining(settings), None, plain["freeze"])
-        parts.rehearse(network, loss, [], shape, names)
-        parts.rehearse(network, loss, entries(plain["metrics"]), shape, names)
+        parts.rehearse(network, loss, [], shape, names, mixed)
+        parts.rehearse(network, loss, entries(plain["metrics"]), shape, names, mixed)
 
 
 def _check_kinds(settings: dict[str, Any]) -> None:
