@@ -36,6 +36,7 @@ from digits.errors import UserError
 from digits.targets import make, parameters_of, target_of
 from digits.validation import user_errors
 
+SPLITS = ("train", "val", "test")
 IDLE = SimpleNamespace(
     training=False, validating=False, testing=True, predicting=False, sanity_checking=False, world_size=1, global_rank=0
 )  # a trainer for the module's hooks, while its images are looked at and none of them is trained on
@@ -197,16 +198,22 @@ class OwnDataModule(L.LightningDataModule):
         for one in ("fit", "test"):
             with fixed_random_numbers():
                 self.module.setup(one)
-        loaders = [self._loader(name) for name in ("train", "val", "test")]
-        if problem := self._problem(loaders):
-            return problem
+        loaders = [self._loader(name) for name in SPLITS]
         train, _, test = loaders
-        self._look_at(train)
+        problem, batches = self._problem(loaders), []
+        if not problem:
+            last = next(one for one in reversed(loaders) if one is not None)
+            batches = [self.first_batch(train), self.first_batch(last)]
+            problem = _problem_of(batches[0]) or _problem_of(batches[1])
+        if problem:
+            return problem
+        (images, _), (last_images, _) = batches
+        self._look_at(images)
         parts = [LoaderImages(self, one, whole=one is not train) for one in loaders]
         names, number = (getattr(self.module, name, None) for name in ("class_names", "num_classes"))
         self.class_names = tuple(map(str, names or range(number or int(parts[0].target.max()) + 1)))
         self._splits = Splits(*parts)
-        self.fingerprint = self._hash(parts)
+        self.fingerprint = self._hash(parts, last_images)
         if self._in_order(train) is None:
             _say(f"{self.dataset}: its training batches come in its own order. Resuming during an epoch is not exact")
         if test is None:
@@ -214,32 +221,24 @@ class OwnDataModule(L.LightningDataModule):
         return ""
 
     def _problem(self, loaders: Sequence[Any]) -> str:
-        """What this project cannot work with, in the module's loaders and the first batches of two of them."""
+        """What this project cannot work with, in the module's loaders of each split."""
         train, _, test = loaders
-        for split, loader in zip(("train", "val", "test"), loaders, strict=True):
-            if isinstance(loader, list | tuple | dict):
-                return f"{split}_dataloader gives {len(loader)} loaders. Give one"
-        if train is None:
-            return "it has no train_dataloader"
-        if isinstance(getattr(test, "sampler", None), RandomSampler):
-            return "its test_dataloader shuffles, so that no figure could say which image it is about: shuffle=False"
-        for loader in [train, *(loader for loader in reversed(loaders) if loader is not None)][:2]:
-            batch = self.first_batch(loader)
-            if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(map(torch.is_tensor, batch))):
-                return f"its batches have to be two tensors, images and classes; there is a {type(batch).__name__}"
-            shape = tuple(batch[0].shape)
-            if len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
-                return (
-                    "its batches have to be images (B, C, H, W) with one or three channels, as high as wide, and"
-                    f" classes (B,); there are images {shape}"
-                )
+        several = [i for i, loader in enumerate(loaders) if isinstance(loader, list | tuple | dict)]
         named = any(getattr(self.module, name, None) for name in ("class_names", "num_classes"))
-        streams = isinstance(getattr(train, "dataset", None), IterableDataset)
-        return "a stream of images. Give the module class_names" if streams and not named else ""
+        problem = ""
+        if train is None:
+            problem = "it has no train_dataloader"
+        elif several:
+            split, number = SPLITS[several[0]], len(loaders[several[0]])
+            problem = f"{split}_dataloader gives {number} loaders. Give one"
+        elif isinstance(getattr(test, "sampler", None), RandomSampler):
+            problem = "its test_dataloader shuffles, so that no figure could say which image it is about: shuffle=False"
+        elif isinstance(getattr(train, "dataset", None), IterableDataset) and not named:
+            problem = "a stream of images. Give the module class_names"
+        return problem
 
-    def _look_at(self, train: Any) -> None:
-        """Finds out the shape of the images and how they are normalised."""
-        images, _ = self.first_batch(train)
+    def _look_at(self, images: Tensor) -> None:
+        """Finds out the shape of a batch's images and how they are normalised."""
         self.in_channels, self.image_size = images.shape[1:3]
         low, high = float(images.min()), float(images.max())
         mean, std = (getattr(self.module, name, None) for name in ("mean", "std"))
@@ -254,14 +253,13 @@ class OwnDataModule(L.LightningDataModule):
                 f" {high:.4g} (white), also by digits.predict. Give the module these attributes to be exact"
             )
 
-    def _hash(self, parts: Sequence["LoaderImages"]) -> str:
+    def _hash(self, parts: Sequence["LoaderImages"], last: Tensor) -> str:
         """Of what is known without reading all images: names, sizes, classes, and the last split's first images."""
         digest = hashlib.blake2b("\0".join(self.class_names).encode(), digest_size=16)
         for part in parts:
             known = known_targets(part.dataset)
             digest.update(f"{len(part)}".encode() + (b"" if known is None else known.numpy().tobytes()))
-        last = next(part for part in reversed(parts) if part.loader is not None)
-        digest.update(self.pixels(self.first_batch(last.loader)[0]).numpy().tobytes())
+        digest.update(self.pixels(last).numpy().tobytes())
         return digest.hexdigest()
 
     def first_batch(self, loader: Any) -> Any:
@@ -398,6 +396,17 @@ class LoaderImages(TensorImages):
             batch = [self.dataset[int(i)] for i in indices]  # type: ignore[index] # there is one, where there are indices
             images, target = self.data.first_batch([self.loader.collate_fn(batch)])
         return self.data.pixels(images), target
+
+
+def _problem_of(batch: Any) -> str:
+    """What makes a batch none of images and their classes."""
+    problem = ""
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(map(torch.is_tensor, batch))):
+        problem = f"two tensors, images and classes; there is a {type(batch).__name__}"
+    elif len(shape := tuple(batch[0].shape)) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
+        needed = "images (B, C, H, W) with one or three channels, as high as wide, and classes (B,)"
+        problem = f"{needed}; there are images {shape}"
+    return problem and f"its batches have to be {problem}"
 
 
 def known_targets(dataset: Any) -> Tensor | None:

@@ -56,7 +56,12 @@ def read_table(path: Path, dtype: Any = str) -> Iterator["DataFrame"]:
         with path.open(encoding="utf-8-sig") as file:
             start = file.readline(100_000)
         separator = max(",;\t", key=start.count)
-        form: dict[str, Any] = {"header": None, "skip_blank_lines": False, "keep_default_na": False}
+        form: dict[str, Any] = {
+            "header": None,
+            "skip_blank_lines": False,
+            "keep_default_na": False,
+            "low_memory": False,
+        }
         with pd.read_csv(path, sep=separator, dtype=dtype, encoding="utf-8-sig", chunksize=500, **form) as reader:
             yield reader.get_chunk(1)
             for rows in reader:
