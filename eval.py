@@ -39,7 +39,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
     members = []
     for checkpoint, network in zip(checkpoints, networks, strict=True) if len(networks) > 1 else ():
         alone = build.evaluator(cfg, run, checkpoints, reports=False)
-        [figures] = alone.test(checkpoint.classifier(network), data, verbose=False) or [{}]
+        [figures] = alone.test(checkpoints[0].classifier(network), data, verbose=False) or [{}]
         members.append({"ckpt_path": str(checkpoint.path), **plain(figures)})
 
     # Test; of several, the mean of their probabilities

@@ -45,6 +45,13 @@ def test_focal_by_hand_with_weights() -> None:
     assert Focal(class_weights=WEIGHTS)(LOGITS, TARGET).numpy() == pytest.approx(expected, rel=1e-5)
 
 
+def test_focal_has_a_slope_where_the_network_is_sure() -> None:
+    logits = torch.tensor([[40.0, 0.0, 0.0]], requires_grad=True)
+    Focal(gamma=0.5)(logits, torch.tensor([0])).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("loss", [CrossEntropy(), Focal(), CrossEntropy(class_weights=WEIGHTS)])
 def test_soft_targets_that_are_sure_are_classes(loss: torch.nn.Module) -> None:
     soft = F.one_hot(TARGET, 3).float()

@@ -1,9 +1,19 @@
 """The metric list: what an entry may say, and which value is the better one."""
 
 import pytest
+import torch
 
 from digits.errors import UserError
-from digits.metrics import LOSS, MetricEntry, default_entries, direction_of, logged, metric_collection, recorded
+from digits.metrics import (
+    LOSS,
+    MetricEntry,
+    default_entries,
+    direction_of,
+    entries,
+    logged,
+    metric_collection,
+    recorded,
+)
 
 TORCHMETRICS = "torchmetrics.classification.Multiclass"
 
@@ -42,8 +52,8 @@ def test_an_entry_keeps_its_own_settings_from_the_class() -> None:
             r"metrics.k.stages=\['end'\]: there are train",
         ),
         ("k", {"_target_": f"{TORCHMETRICS}Accuracy", "percent": "yes"}, "metrics.k.percent=yes: give true or false"),
-        ("loss", {"_target_": f"{TORCHMETRICS}Accuracy"}, "metrics.loss: another name, please"),
-        ("a/b", {"_target_": f"{TORCHMETRICS}Accuracy"}, "metrics.a/b: another name, please"),
+        ("loss", {"_target_": f"{TORCHMETRICS}Accuracy"}, "metrics.loss: a reserved name"),
+        ("a/b", {"_target_": f"{TORCHMETRICS}Accuracy"}, "metrics.a/b: a reserved name, or one with a slash"),
     ],
 )
 def test_what_no_entry_can_say_is_refused(name: str, settings: dict, message: str) -> None:
@@ -67,3 +77,20 @@ def test_directions() -> None:
     assert list(logged(default_entries(), ["test"])) == [
         f"test/{name}" for name in ("loss", "acc", "precision", "recall", "f1")
     ]
+
+
+def test_metrics_do_not_share_their_states() -> None:
+    """Two agree on a first batch without an 8; torchmetrics would take them for one from then on."""
+    blind = MetricEntry.of("a_no8", {"_target_": f"{TORCHMETRICS}Accuracy", "average": "micro", "ignore_index": 8})
+    known = [blind, MetricEntry.of("acc", {"_target_": f"{TORCHMETRICS}Accuracy", "average": "micro"})]
+    collection = metric_collection("val", 10, known)
+    for target, preds in (([1, 2], [1, 2]), ([8, 8], [1, 8])):
+        collection.update(torch.tensor(preds), torch.tensor(target))
+    values = collection.compute()
+    assert (values["val/acc"], values["val/a_no8"]) == (0.75, 1.0)
+
+
+def test_accuracy_stays_in_the_list() -> None:
+    with pytest.raises(UserError, match=r"metrics.acc=null: runs are compared by it"):
+        entries({"acc": None})
+    assert [one.name for one in entries({"acc": {"_target_": f"{TORCHMETRICS}Accuracy"}, "f1": None})] == ["acc"]

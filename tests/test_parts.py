@@ -91,6 +91,9 @@ def test_pretrained_weights_of_a_checkpoint(tmp_path: Path) -> None:
     assert make_network(settings, str(tmp_path / "best.ckpt"), []).head[4].bias.equal(other.head[4].bias)
     load_pretrained(network.network, tmp_path / "best.ckpt")
     assert network.network.features[3].weight.equal(other.features[3].weight)
+    named_so = nn.ModuleDict({"network": nn.Linear(2, 2)})
+    torch.save({"state_dict": {f"network.{k}": v for k, v in named_so.state_dict().items()}}, tmp_path / "n.ckpt")
+    load_pretrained(nn.ModuleDict({"network": nn.Linear(2, 2)}), tmp_path / "n.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -98,6 +101,8 @@ def test_pretrained_weights_of_a_checkpoint(tmp_path: Path) -> None:
     [
         (None, "pretrained=.*: No such file or directory"),
         ({"a": torch.ones(3)}, "none of its 1 weights fits a CNN"),
+        ({"loss.weight": torch.ones(3)}, "none of its 1 weights fits a CNN"),
+        ({1: torch.ones(3)}, "none of its 1 weights fits a CNN"),
         ([1, 2], "no file of weights"),
         ("text", "no file of weights"),
     ],

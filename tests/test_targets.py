@@ -57,6 +57,10 @@ def test_untrusted_code_is_not_even_imported(payload: Path) -> None:
         "digits.atomic.atomic_write",
         "digits.networks.torch.hub.load",
         "hydra.utils.instantiate",
+        "torch.classes.load_library",  # which only Hydra resolves
+        "kornia.core.external.onnx.load",  # whose import would import another package
+        "digits.networks.NotThereAnyMore",
+        "torchvision.models:resnet18",
         "",
         None,
         5,
@@ -80,7 +84,6 @@ def test_what_a_file_may_not_name(target: object, trust: list[str]) -> None:
         "torchmetrics.classification.MulticlassAUROC",
         "torch.optim.Adam",
         "lightning.pytorch.callbacks.EarlyStopping",
-        "digits.networks.NotThereAnyMore",  # which says so when it is made
     ],
 )
 def test_what_a_file_may_name(target: str) -> None:
@@ -101,3 +104,14 @@ def test_a_target_that_cannot_be_had_is_named() -> None:
 
 def test_packages() -> None:
     assert (packages("a"), packages(["a", "b"]), packages(None), packages([])) == (["a"], ["a", "b"], [], [])
+
+
+@pytest.mark.parametrize(
+    "place", [{"data": {"dataset": "payload_package.X"}}, {"a": [{"dataset": "payload_package.X"}]}]
+)
+def test_a_data_set_is_named_by_its_class_too(payload: Path, place: dict) -> None:
+    problem = untrusted(place, [])
+    assert problem is not None
+    assert "dataset=payload_package.X: code that is not of digits" in problem
+    assert not payload.exists()
+    assert untrusted({"data": {"dataset": "mnist"}}, []) is None

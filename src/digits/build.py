@@ -28,6 +28,7 @@ from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of, entries
 from digits.optimizers import make_optimizer
 from digits.overrides import READ_BY_BUILD
+from digits.resized import inner
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
 from digits.schedules import make_schedule
@@ -56,7 +57,7 @@ def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     if rehearsal.announced_shape(cfg.data) is None:
         rehearsal.rehearse(cfg, found.shape)
     found.mixing = _mixing(cfg, found.num_classes)
-    if found.dataset != cfg.data.get("dataset", found.dataset):  # the fall-back
+    if isinstance(found, DigitsDataModule) and found.dataset != cfg.data.dataset:  # the fall-back
         cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)
     run.update(seed=cfg.seed, dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
     log.info("%s", report.data_statistics(found))
@@ -214,7 +215,9 @@ def _rehearse(classifier: Classifier) -> None:
     """
     assert classifier.make_optimizer
     assert classifier.make_scheduler
-    network = copy.deepcopy(classifier.network)  # without gradients, but whoever steps may change it all the same
+    network = copy.deepcopy(
+        inner(classifier.network)
+    )  # without gradients, but whoever steps may change it all the same
     part = "optimizer"
     try:
         optimizer = make_optimizer(classifier.make_optimizer, network, classifier.groups, classifier.no_decay)

@@ -6,6 +6,7 @@ record. `digits_format` says which version of this project can read it. Code of 
 the user trusts them: see `digits.targets`.
 """
 
+import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from digits.data.settings import TrainedData
 from digits.errors import Diverged, UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.runs.run import Run, newest_checkpoint
-from digits.targets import make, untrusted
+from digits.targets import make, target_of, untrusted
 from digits.validation import problem_of
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from digits.data import DigitsDataModule
 
 FORMAT = 3  # raise it with each change of what a checkpoint holds
-OURS = ("digits.networks.", "digits.resized.")  # of these, a file may choose every argument: they check them
-MOST = 100_000  # of any other class's numbers: a file must not ask for endless layers
+OURS = ("digits.networks", "digits.resized")  # of these, a file may choose every argument: they check them
+MOST = 5_000  # the sum of any other class's numbers: a file must not ask for endless layers
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 PREFIX = "network."  # of the network's weights among those of the LightningModule
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,15 @@ class Checkpoint:
         from digits.classifier import Classifier
         from digits.metrics import entries
 
-        _check_trusted(self.path, {name: self.settings[name] for name in ("loss", "metrics")}, self.trust)
+        parts = {name: self.settings[name] for name in ("loss", "metrics")}
+        _check_trusted(self.path, parts, self.trust)
+        for part in (parts["loss"], *parts["metrics"].values()):
+            _check_bounds(self.path, part, self.trust)
         with one_line_errors(self.path, "its loss or its metrics cannot be made"):
-            loss = make(self.settings["loss"])
+            loss = make(parts["loss"])
             if isinstance(loss, nn.Module):
                 loss.load_state_dict(self._weights("loss."))
-            metrics = entries(self.settings["metrics"])
+            metrics = entries(parts["metrics"])
             return Classifier(network, len(self.facts.class_names), loss=loss, metrics=metrics)
 
     def _weights(self, prefix: str) -> dict[str, Tensor]:
@@ -119,10 +125,8 @@ class Checkpoint:
         """Loads the data that the network was trained on, or what the overrides ask for: see `digits.data.restore`."""
         from digits.data.restore import restore_data
 
-        data = self.settings["data"]
-        named = {"dataset": {"_target_": data["dataset"]}} if "." in data["dataset"] else {}  # a class of one's own
-        _check_trusted(self.path, {"data": data | named}, self.trust)
-        return restore_data(data, **overrides)
+        _check_trusted(self.path, {"data": self.settings["data"]}, self.trust)
+        return restore_data(self.settings["data"], **overrides)
 
 
 class NetworkDescription(BaseModel):
@@ -181,11 +185,9 @@ def _build_network(
     """
     _check_trusted(path, {"model": dict(model)}, trust)
     targets = [str(value) for key, value in _leaves(model) if key == "_target_"]
-    ours = all(target.startswith(OURS) for target in targets)
     foreign = any(target.partition(".")[0] in trust for target in targets)
+    _check_bounds(path, model, trust)
     with one_line_errors(path, f"its weights are of another architecture than its settings say ({', '.join(targets)})"):
-        if not (ours or foreign) and any(_is_excessive(*leaf) for leaf in _leaves(model)):
-            raise ValueError(f"they name weights to download, or a number above {MOST:,}")
         # On the device meta there are shapes alone: whatever sizes the settings name take no memory.
         network = _assembled(model, facts, weights, "cpu" if foreign else "meta")
         if any(buffer.is_meta for buffer in network.buffers()):  # one that is not among the weights
@@ -218,10 +220,15 @@ def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, settings
 
 
-def _is_excessive(name: str, value: Any) -> bool:
-    return (name.startswith(("weights", "pretrained")) and bool(value)) or (
-        isinstance(value, int | float) and abs(value) > MOST
-    )
+def _check_bounds(path: Path, settings: Any, trust: Collection[str]) -> None:
+    """Refuses settings that could take memory or time without bound, or download something; not of trusted code."""
+    leaves = list(_leaves(settings))
+    made = [target_of("settings", {"_target_": value}) for name, value in leaves if name == "_target_"]
+    if all(one.__module__ in OURS or one.__module__.partition(".")[0] in trust for one in made):
+        return
+    numbers = sum(abs(value) for _, value in leaves if isinstance(value, int | float))
+    if not numbers <= MOST or any(name.startswith(("weights", "pretrained")) and value for name, value in leaves):
+        raise UserError(f"{path}: its settings name weights to download, or numbers that add up to more than {MOST:,}")
 
 
 class AtomicCheckpoints(CheckpointIO):
@@ -340,4 +347,7 @@ def open_all(paths: str | Sequence[str] | None, log_dir: str, trust: Collection[
     if len(opened) < len(checkpoints):
         raise UserError("ckpt_path has the same checkpoint twice: it would only count double")
     check_one_test_set(opened)
+    measured = [(one.settings["loss"], one.settings["metrics"]) for one in checkpoints]
+    if any(others != measured[0] for others in measured):
+        log.warning("ckpt_path: losses or metrics of training differ; all are measured by those of %s", given[0])
     return checkpoints

@@ -22,6 +22,7 @@ from digits.errors import Diverged, UserError
 from digits.losses import CrossEntropy
 from digits.metrics import STAGES, MetricEntry, default_entries, metric_collection, plain
 from digits.optimizers import make_optimizer
+from digits.resized import inner
 from digits.runs.processes import from_each_process
 from digits.schedules import WarmUp, make_schedule
 from digits.validation import Settings, user_errors
@@ -250,7 +251,7 @@ class Classifier(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         assert self.make_optimizer is not None, "to train, a Classifier needs an optimizer"
         assert self.make_scheduler is not None, "to train, a Classifier needs a scheduler"
-        optimizer = make_optimizer(self.make_optimizer, self.network, self.groups, self.no_decay)
+        optimizer = make_optimizer(self.make_optimizer, inner(self.network), self.groups, self.no_decay)
         warmup = self._warmup_steps()
         self._schedule = make_schedule(self.make_scheduler, optimizer, partial(self._schedule_steps, warmup))
         looks = (self.trainer.check_val_every_n_epoch or 1) if self.monitor else 1  # a new figure each time it looks

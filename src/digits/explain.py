@@ -108,13 +108,13 @@ def _feature_maps(network: "nn.Module") -> "nn.Module":
     """
     from torch import nn
 
-    from digits.resized import Resized
+    from digits.resized import inner
 
-    inner = network.network if isinstance(network, Resized) else network
-    named = [getattr(inner, name) for name in ("features", "layer4") if hasattr(inner, name)]
-    convolutions = [module for module in inner.modules() if isinstance(module, nn.Conv2d)]
+    network = inner(network)
+    named = [getattr(network, name) for name in ("features", "layer4") if hasattr(network, name)]
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     if not named and not convolutions:
-        raise UserError(f"method=grad_cam: {type(inner).__name__} has no convolution; take integrated_gradients")
+        raise UserError(f"method=grad_cam: {type(network).__name__} has no convolution; take integrated_gradients")
     return named[0] if named else convolutions[-1]
 
 

@@ -41,10 +41,11 @@ class Focal(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Maps logits (B, C) and classes (B,), or their probabilities (B, C), to the loss of each image (B,)."""
         log_probabilities = logits.float().log_softmax(dim=1)
+        unsure = (1 - log_probabilities.exp()).clamp(min=torch.finfo(torch.float32).eps)  # 0 has no slope for gamma < 1
         wanted = F.one_hot(target, logits.shape[1]) if target.ndim == 1 else target
         if self.weight is not None:
             wanted = wanted * self.weight
-        return -(wanted * (1 - log_probabilities.exp()) ** self.gamma * log_probabilities).sum(dim=1)
+        return -(wanted * unsure**self.gamma * log_probabilities).sum(dim=1)
 
 
 class CrossEntropy(nn.Module):

@@ -65,8 +65,8 @@ class MetricEntry:
             problem = f"stages={list(stages)}: there are {', '.join(STAGES)}"
         elif wrong := [key for key, value in shown.items() if not isinstance(value, bool)]:
             problem = f"{wrong[0]}={shown[wrong[0]]}: give true or false"
-        if problem or name == LOSS.name or "/" in name:
-            raise UserError(f"metrics.{name}{f'.{problem}' if problem else ': another name, please: this is taken'}")
+        if problem or name in (LOSS.name, "confusion") or "/" in name:
+            raise UserError(f"metrics.{name}{f'.{problem}' if problem else ': a reserved name, or one with a slash'}")
         takes = parameters_of(kind)
         if "validate_args" in takes:
             rest.setdefault("validate_args", False)
@@ -87,6 +87,8 @@ LOSS = MetricEntry("loss", "loss", "min", stages=STAGES)
 
 def entries(metrics: Mapping[str, Any]) -> list[MetricEntry]:
     """The entries of the config group `metrics`, plain or not; one that is null is left out. Raises as `of`."""
+    if not metrics.get("acc"):
+        raise UserError("metrics.acc=null: runs are compared by it. Leave it in, and add others")
     return [MetricEntry.of(str(name), settings) for name, settings in metrics.items() if settings]
 
 
@@ -144,7 +146,8 @@ def metric_collection(stage: str, num_classes: int, known: Iterable[MetricEntry]
             metrics[one.name] = make(classes | one.metric)
     if stage in EVALUATION:
         metrics["confusion"] = MulticlassConfusionMatrix(num_classes, validate_args=False)
-    return MetricCollection(metrics, prefix=f"{stage}/")
+    # Each for itself: torchmetrics would merge those whose states agree after the first batch, as they may by chance.
+    return MetricCollection(metrics, prefix=f"{stage}/", compute_groups=False)
 
 
 def plain(metrics: "Mapping[str, Tensor | float]") -> dict[str, float]:

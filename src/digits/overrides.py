@@ -34,6 +34,7 @@ READ_BY_BUILD: dict[str, set[str]] = {
     "optimizer": {"_partial_", "groups", "no_decay"},
     "scheduler": {"_partial_", "interval", "frequency", "monitor", "warmup"},
 }
+OUR_DATA = "digits.data.module.DigitsDataModule"  # by name, as to import it takes seconds
 SLURM_LAUNCHERS = ("slurm", "submitit_slurm")
 # What somebody may have meant by an argument that is no override.
 EXAMPLES = {
@@ -189,10 +190,10 @@ def adopt_targets(cfg: DictConfig, overrides: Sequence[str]) -> None:
     typed = [override.partition("=")[0].lstrip("+") for override in overrides]
     for group in READ_BY_BUILD.keys() & {key.removesuffix("._target_") for key in typed if key.endswith("._target_")}:
         part = OmegaConf.select(cfg, group)
-        parameters = parameters_of(target_of(group, part))
-        if group == "data" and any(one.kind == one.VAR_KEYWORD for one in parameters.values()):
-            continue  # a DigitsDataModule, which checks its settings itself
-        takes = {*parameters, "_target_", *READ_BY_BUILD[group]}
+        kind = target_of(group, part)
+        if any(f"{base.__module__}.{base.__qualname__}" == OUR_DATA for base in getattr(kind, "__mro__", ())):
+            continue  # it checks its settings itself
+        takes = {*parameters_of(kind), "_target_", *READ_BY_BUILD[group]}
         takes |= {key.split(".")[1] for key in typed if key.startswith(f"{group}.")}
         with open_dict(part):
             for key in [key for key in part if key not in takes]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from digits.errors import UserError, one_line_errors
 from digits.metrics import MetricEntry, metric_collection
-from digits.resized import Resized
+from digits.resized import Resized, inner
+from digits.runs.run import Run
 from digits.targets import check_kind, parameters_of, target_of
 
 RESIZED = f"{Resized.__module__}.{Resized.__qualname__}"
@@ -65,11 +66,10 @@ def make_network(settings: Mapping[str, Any], pretrained: str | None, freeze: Se
     check_kind("model", settings, target_of("model", settings), nn.Module)
     network = instantiate(settings, _convert_="all")
     check_kind("model", settings, type(network), nn.Module)
-    inner = network.network if isinstance(network, Resized) else network
     if pretrained:
-        load_pretrained(inner, Path(pretrained).expanduser())
+        load_pretrained(inner(network), Path(pretrained).expanduser())
     for pattern in freeze:
-        _freeze(inner, pattern)
+        _freeze(inner(network), pattern)
     return network
 
 
@@ -78,22 +78,28 @@ def load_pretrained(network: nn.Module, path: Path) -> None:
 
     Args:
         network: its other weights stay as they are.
-        path: a checkpoint of this project's, or a `state_dict` of anybody's.
+        path: a checkpoint of this project's, a run's folder, or a `state_dict` of anybody's.
 
     Raises:
         UserError: if the file cannot be read, or nothing in it fits.
     """
-    with one_line_errors(f"pretrained={path}", "no file of weights"):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        weights = dict(content.get("state_dict", content))
-    while weights and all(name.startswith("network.") for name in weights if not name.startswith("loss.")):
-        weights = {name.removeprefix("network."): value for name, value in weights.items()}
     own = network.state_dict()
-    fitting = {
-        name: value
-        for name, value in weights.items()
-        if name in own and isinstance(value, Tensor) and value.shape == own[name].shape
-    }
+    with one_line_errors(f"pretrained={path}", "no file of weights"):
+        file = Run(path).checkpoint if path.is_dir() else path
+        content = torch.load(file or path, map_location="cpu", weights_only=True)
+        weights = {str(name): value for name, value in dict(content.get("state_dict", content)).items()}
+    # By the names in a file of weights alone, in a checkpoint, and in one of a network that gets other images.
+    candidates = [
+        {
+            name.removeprefix(prefix): value
+            for name, value in weights.items()
+            if name.startswith(prefix)
+            and isinstance(value, Tensor)
+            and value.shape == getattr(own.get(name.removeprefix(prefix)), "shape", None)
+        }
+        for prefix in ("", "network.", "network.network.")
+    ]
+    fitting = max(candidates, key=len)
     if not fitting:
         raise UserError(f"pretrained={path}: none of its {len(weights)} weights fits a {type(network).__name__}")
     network.load_state_dict(fitting, strict=False)
@@ -133,7 +139,8 @@ def loss_settings(loss: Mapping[str, Any], target: np.ndarray | None, num_classe
         from sklearn.utils import compute_class_weight  # here, as it takes a second
 
         classes = np.arange(num_classes)
-        weights = compute_class_weight("balanced", classes=classes, y=classes if target is None else target)
+        with one_line_errors("loss.class_weights=balanced", "needs training images of each class"):
+            weights = compute_class_weight("balanced", classes=classes, y=classes if target is None else target)
         settings["class_weights"] = weights.tolist()
     return settings
 

@@ -32,6 +32,8 @@ def rehearse(cfg: DictConfig, shape: Mapping[str, int] | None = None) -> None:
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     _check_kinds({f"{group}.{name}": part for group in ("callbacks", "logger") for name, part in plain[group].items()})
+    for group in ("model", "loss", "optimizer", "scheduler"):
+        target_of(group, plain[group])
     shape = shape or announced_shape(plain["data"])
     if not shape:
         return

@@ -11,6 +11,11 @@ from digits.validation import checked_arguments
 Count = Annotated[int, Field(ge=1)]
 
 
+def inner(network: nn.Module) -> nn.Module:
+    """The network itself: what is inside of a `Resized`."""
+    return network.network if isinstance(network, Resized) else network
+
+
 class Resized(nn.Module):
     """A network that takes other images than the data has: they are resized first, and grey is repeated for RGB.
 

@@ -8,14 +8,26 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
-from pkgutil import resolve_name
 from typing import Any, TypeVar
 
+from hydra._internal.utils import _locate  # by which Hydra's instantiate finds them: what is checked is what is made
 from hydra.utils import instantiate
 
 from digits.errors import UserError
 
 T = TypeVar("T")
+# Where they have them: other modules of theirs do much else while they are imported.
+PLACES = (
+    "digits.",
+    "torch.nn.",
+    "torch.optim.",
+    "torchvision.models.",
+    "torchvision.transforms.",
+    "lightning.",
+    "torchmetrics.",
+    "kornia.augmentation.",
+    "optuna.pruners.",
+)
 PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "optuna")
 # What these libraries have classes of that an experiment is made of. By name: to import them all would take seconds.
 KINDS = (
@@ -42,10 +54,10 @@ def target_of(key: str, part: Any) -> Any:
     """
     target = part.get("_target_") if isinstance(part, Mapping) else None
     try:
-        return resolve_name(str(target))
+        return _locate(str(target))
     except Exception as error:  # a module can fail in any way while it is imported
         what = f"{key}._target_={target}" if target else f"{key}={part}"
-        reason = textwrap.shorten(str(error), 200) if target else "it has no _target_"
+        reason = textwrap.shorten(str(error.__cause__ or error), 200) if target else "it has no _target_"
         raise UserError(f"{what}: names nothing that can be made ({reason})") from error
 
 
@@ -113,14 +125,15 @@ def untrusted(settings: Any, trust: Collection[str], prefix: str = "") -> str | 
         if package not in allowed:
             advice = "" if package in sys.stdlib_module_names else f". If you trust it: trust={package}"
             return f"{key}={target}: code that is not of {', '.join(PACKAGES[:3])}, and so is not run{advice}"
-        try:
-            found = resolve_name(str(target))
-        except Exception:  # a module that is missing, or fails when imported: it says so when it is needed
-            continue
+        found, reason = None, f"of {package}, a file may name what begins with {', '.join(PLACES)}"
+        if package in trust or str(target).startswith(PLACES):
+            try:
+                found, reason = _locate(str(target)), "no class that an experiment is made of"
+            except Exception as error:  # a module that is missing, or fails when imported
+                reason = f"names nothing that can be made ({textwrap.shorten(str(error.__cause__ or error), 200)})"
         home = str(getattr(found, "__module__", "")).partition(".")[0]
         if home not in allowed or not (home in trust or _is_part(found)):
-            kinds = ", ".join(kind.rpartition(".")[2] for kind in KINDS)
-            return f"{key}={target}: from a file, only classes of these kinds are made: {kinds}"
+            return f"{key}={target}: {reason}"
     return None
 
 
@@ -140,6 +153,6 @@ def _is_part(found: Any) -> bool:
 def _targets(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     items = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
     for key, value in items:
-        if key == "_target_":
+        if key == "_target_" or (key == "dataset" and "." in str(value)):  # a class of one's own
             yield f"{prefix}{key}", value
         yield from _targets(value, f"{prefix}{key}.")

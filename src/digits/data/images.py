@@ -64,9 +64,9 @@ def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
 def fingerprint(loaded: Loaded) -> str:
     """A hash of everything that a data set holds: of the images, their targets and order, and the classes' names."""
     digest = hashlib.blake2b("\0".join(loaded.class_names).encode(), digest_size=16)
-    for part in (loaded.train, loaded.test, loaded.val):
+    for name, part in (("train", loaded.train), ("test", loaded.test), ("val", loaded.val)):
         if part is not None:
-            digest.update(repr(tuple(part.images.shape)).encode())
+            digest.update(f"{name}{tuple(part.images.shape)}".encode())
             for values in (part.images, part.target):
                 digest.update(values.contiguous().numpy().data)
     return digest.hexdigest()

@@ -149,7 +149,9 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
 
 
 def _limits(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    described = named(facts["dataset"]).description if "dataset" in settings["data"] else ""
+    described = (
+        named(facts["dataset"]).description if settings["data"]["_target_"] == "digits.data.DigitsDataModule" else ""
+    )
     shown = described or f"the images of {facts['data']}"
     return "\n".join(
         [
