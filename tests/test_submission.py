@@ -143,6 +143,7 @@ def test_no_submission_without_every_answer(command: Command, checkpoint: Path, 
         ("{pixels}\n" + ",".join(["0.5"] * 784) + "\n", "line 2: pixel0=0.5: give a whole number from 0 to 255"),
         ("{pixels}\n0,1\n", "line 2: pixel2=: give a whole number"),
         ("{pixels}\n", "it has no images"),
+        (",".join(sorted(f"pixel{i}" for i in range(784))) + "\n", "line 1: the pixels' columns are not in the order"),
         ("id,{pixels}\n" + ("a" + ",0" * 784 + "\n") * 2, "not written, because two pictures have the id a"),
     ],
 )

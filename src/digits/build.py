@@ -280,6 +280,8 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",  # a batch is one gather in memory: worker processes only cost
         ".*is smaller than the logging interval.*",  # everything is logged by epoch
         r".*isinstance\(treespec, LeafSpec\).* is deprecated.*",  # Lightning on this torch
+        r".*module\(s\) in eval mode at the start of training.*",  # `freeze` means it
+        ".*CUDA is not available or torch_xla is imported.*",
         ".*Total length of `list` across ranks is zero.*",  # data.val_size=0 means it
         r".*ModelCheckpoint\(monitor=.*could not find the monitored key.*",
         # torchmetrics has gathered from all processes by then: what is logged is the same in each.

@@ -280,7 +280,7 @@ class TestReport(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "test" and "test/acc" not in self.run.facts:
-            log.warning("NOT TESTED: trainer.limit_test_batches leaves nothing to test")
+            log.warning("NOT TESTED: there are no test images, or trainer.limit_test_batches leaves none")
 
     def _list(self, wrong: Mistakes, class_names: Sequence[str]) -> None:
         with atomic_write(self.run.folder / "misclassified.csv") as part, part.open("w", newline="") as file:

@@ -33,6 +33,7 @@ from digits.overrides import (
 from digits.runs import processes, sweeps
 from digits.runs.resume import asked_folder, requeued_run, resume_arguments, resumed_config
 from digits.runs.run import Run
+from digits.targets import packages, untrusted
 
 # Set by `command` along with HYDRA_FULL_ERROR, and inherited by the processes that a run starts.
 ONE_LINE_ERRORS = "DIGITS_ONE_LINE_ERRORS"
@@ -84,9 +85,8 @@ def command(config_name: str, keeps_run: bool = True) -> Callable[[Callable[...,
         @functools.wraps(task)
         def main() -> None:
             _survive_any_output()
+            _find_own_packages()
             before, environment = sys.argv, dict(os.environ)
-            if (here := str(Path.cwd())) not in sys.path:
-                sys.path.append(here)  # for a package of the user's, as `python -m` has it
             sweeps.SweepFolder.current = None
             # Under `uv run`, Ray would copy the project for its jobs and rebuild their environment without extras.
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -165,6 +165,8 @@ def _in_run(task: Callable[..., Any], cfg: DictConfig) -> Any:
                 if run.before.get("status") == "completed" and cfg.trainer.max_epochs <= planned:
                     log.info("finished: %s. To train longer than %s epochs: trainer.max_epochs=", folder, planned)
                     return run.before.get("val/acc")
+                if problem := untrusted(OmegaConf.to_container(cfg), packages(cfg.trust)):
+                    raise UserError(f"resume={folder}: {problem}")
             given = [override for override in job_overrides() if not override.startswith("resume=")]
             changed = {override.partition("=")[0] for override in given}
             kept = [old for old in run.before.get("overrides", []) if old.partition("=")[0] not in changed]
@@ -202,6 +204,12 @@ def _end(error: Exception, config_name: str) -> NoReturn:
     else:
         print(f"error: {line}", file=sys.stderr)
     sys.exit(1)
+
+
+def _find_own_packages() -> None:
+    """A package of the user's lies where the command starts, as for `python -m`."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def _survive_any_output() -> None:

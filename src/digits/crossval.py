@@ -25,7 +25,15 @@ from rich.table import Table
 from digits.atomic import atomic_write
 from digits.errors import UserError, one_line_errors
 from digits.metrics import logged, recorded
-from digits.overrides import given_values, log_dir, project_file, quote_foreign_letters, quoted, sweep_overrides
+from digits.overrides import (
+    flags_first,
+    given_values,
+    log_dir,
+    project_file,
+    quote_foreign_letters,
+    quoted,
+    sweep_overrides,
+)
 from digits.runs.run import Run, read_yaml
 from digits.runs.sweeps import plan_of
 from digits.validation import Settings, user_errors
@@ -46,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="folds=5, and any overrides of train.py")
     parser.add_argument("--config-dir", metavar="FOLDER", help="a folder of configs of your own, as of train.py")
-    given = parser.parse_args()
+    given = parser.parse_args(flags_first(sys.argv[1:]))
     try:
         sys.exit(cross_validate(given.overrides, given.config_dir))
     except UserError as error:

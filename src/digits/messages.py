@@ -61,6 +61,8 @@ def _composition(error: ConfigCompositionException, config_name: str) -> str:
     cause, arguments = error.__cause__, sys.argv[1:]
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         known = keys_of(config_name, arguments)
+        if any(one.startswith(f"{cause.full_key.partition('.')[0]}._target_=") for one in arguments):
+            return f"there is no key {cause.full_key} in the chosen file. For your own class: +{cause.full_key}=..."
         if cause.full_key in known and sweep_overrides(arguments):
             return f"{cause.full_key}: not every choice of the sweep has this key. Sweep over those that have it"
         if cause.full_key in known:  # of this project's choices, but not of one's own

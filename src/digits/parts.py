@@ -169,7 +169,9 @@ def rehearse(
     size, classes, problem = shape["image_size"], shape["num_classes"], ""
     images = torch.randn(2, shape["in_channels"], size, size)
     target = torch.arange(2) % classes
-    with one_line_errors(names["model"], f"fails on images of shape {tuple(images.shape)}"):
+    with one_line_errors(
+        names["model"], f"fails on images of shape {tuple(images.shape)} (model_input gives it others)"
+    ):
         logits = network(images)
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"

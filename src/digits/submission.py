@@ -52,8 +52,11 @@ def classify_pixels(classifier: "ImageClassifier", table: Path) -> Iterator[Row]
     facts, header = classifier.facts, header_of(table)
     pixels, named, size, number = _pixel_columns(header), column(header, ID), facts.image_size, 0
     problem = ""
-    if len({header[i] for i in pixels}) < len(pixels):
+    places = [tuple(map(int, re.findall(r"\d+", header[i]))) for i in pixels]
+    if len(set(places)) < len(pixels):
         problem = ", line 1: two columns have the same name: is the header missing?"
+    elif places != sorted(places):
+        problem = ", line 1: the pixels' columns are not in the order of their numbers, row by row. Sort them"
     elif facts.channels != 1 or len(pixels) != size**2:
         problem = (
             f", line 1: {len(pixels)} columns of pixels, and the network takes images of {size}×{size} pixels,"

@@ -137,6 +137,12 @@ def untrusted(settings: Any, trust: Collection[str], prefix: str = "") -> str | 
     return None
 
 
+def foreign_packages(settings: Any) -> list[str]:
+    """The packages of one's own that settings name: those to trust, to open them again."""
+    named = {str(target).partition(".")[0]: None for _, target in _targets(settings)}
+    return [package for package in named if package not in PACKAGES]
+
+
 def _is_part(found: Any) -> bool:
     """Whether it is a part of an experiment: a class of one of the kinds, or what builds a network of torchvision's."""
     name, module = getattr(found, "__name__", ""), str(getattr(found, "__module__", ""))

@@ -4,13 +4,14 @@ import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Command
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from digits import load_classifier
 from digits.checkpoints import Checkpoint
@@ -344,3 +345,17 @@ def test_known_targets_are_those_of_the_items(own: Path) -> None:
     known = known_targets(data.dataset)
     assert known is not None
     assert known.tolist() == [int(data.dataset[i][1]) for i in range(len(data.dataset))]
+
+
+@pytest.mark.parametrize(("split", "line"), [("test", "its test_dataloader"), ("val", "its val_dataloader")])
+def test_a_loader_that_leaves_images_out_is_refused(split: str, line: str, own: Path) -> None:
+    data = OwnDataModule({"_target_": "own_modules.data.Plain"})
+    module: Any = data.module
+    plain = getattr(module, f"{split}_dataloader")
+    for loader in (
+        lambda: DataLoader(plain().dataset, 64, sampler=SubsetRandomSampler(range(10))),
+        lambda: DataLoader(plain().dataset, 64, drop_last=True),
+    ):
+        setattr(module, f"{split}_dataloader", loader)
+        with pytest.raises(UserError, match=f"{line} shuffles, leaves images out or repeats some"):
+            data.setup()

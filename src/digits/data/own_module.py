@@ -23,6 +23,7 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
 )
 
@@ -199,7 +200,7 @@ class OwnDataModule(L.LightningDataModule):
             with fixed_random_numbers():
                 self.module.setup(one)
         loaders = [self._loader(name) for name in SPLITS]
-        train, _, test = loaders
+        train = loaders[0]
         problem, batches = self._problem(loaders), []
         if not problem:
             last = next(one for one in reversed(loaders) if one is not None)
@@ -216,13 +217,13 @@ class OwnDataModule(L.LightningDataModule):
         self.fingerprint = self._hash(parts, last_images)
         if self._in_order(train) is None:
             _say(f"{self.dataset}: its training batches come in its own order. Resuming during an epoch is not exact")
-        if test is None:
+        if loaders[2] is None:
             _say(f"{self.dataset}: it has no test_dataloader, so that nothing is tested")
         return ""
 
     def _problem(self, loaders: Sequence[Any]) -> str:
         """What this project cannot work with, in the module's loaders of each split."""
-        train, _, test = loaders
+        train = loaders[0]
         several = [i for i, loader in enumerate(loaders) if isinstance(loader, list | tuple | dict)]
         named = any(getattr(self.module, name, None) for name in ("class_names", "num_classes"))
         problem = ""
@@ -231,8 +232,11 @@ class OwnDataModule(L.LightningDataModule):
         elif several:
             split, number = SPLITS[several[0]], len(loaders[several[0]])
             problem = f"{split}_dataloader gives {number} loaders. Give one"
-        elif isinstance(getattr(test, "sampler", None), RandomSampler):
-            problem = "its test_dataloader shuffles, so that no figure could say which image it is about: shuffle=False"
+        elif odd := [split for split, loader in zip(SPLITS, loaders, strict=True) if not _is_countable(loader, split)]:
+            problem = (
+                f"its {odd[0]}_dataloader shuffles, leaves images out or repeats some, so that figures could not say"
+                " which images they are about: give it a data set of its own (a Subset), and no sampler"
+            )
         elif isinstance(getattr(train, "dataset", None), IterableDataset) and not named:
             problem = "a stream of images. Give the module class_names"
         return problem
@@ -398,14 +402,26 @@ class LoaderImages(TensorImages):
         return self.data.pixels(images), target
 
 
+def _is_countable(loader: Any, split: str) -> bool:
+    """Whether a loader gives each image of its data set, in order but for training; a stream has no other order."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return True
+    if split == "train":
+        return not isinstance(loader.sampler, SubsetRandomSampler)
+    ordered = type(loader.sampler) is SequentialSampler and type(loader.batch_sampler) is BatchSampler
+    return ordered and not loader.drop_last
+
+
 def _problem_of(batch: Any) -> str:
     """What makes a batch none of images and their classes."""
     problem = ""
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(map(torch.is_tensor, batch))):
         problem = f"two tensors, images and classes; there is a {type(batch).__name__}"
-    elif len(shape := tuple(batch[0].shape)) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
+    elif (
+        len(shape := tuple(batch[0].shape)) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3] or batch[1].ndim != 1
+    ):
         needed = "images (B, C, H, W) with one or three channels, as high as wide, and classes (B,)"
-        problem = f"{needed}; there are images {shape}"
+        problem = f"{needed}; there are images {shape} and classes {tuple(batch[1].shape)}"
     return problem and f"its batches have to be {problem}"
 
 

@@ -11,6 +11,7 @@ from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
 from digits.pictures.normal_form import Found, find_image, find_images
+from digits.targets import packages
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -111,7 +112,7 @@ def load_classifier(
     network: Any = None,
     device: str = "cpu",
     facts: ModelFacts | None = None,
-    trust: Collection[str] = (),
+    trust: str | Collection[str] = (),
 ) -> ImageClassifier:
     """Opens a trained network of this project. Nothing in the file is run.
 
@@ -120,12 +121,12 @@ def load_classifier(
         network: the network that the weights belong to, for a `*.pth` of another origin.
         device: where a `*.ckpt` or a `*.pth` computes; `*.onnx` computes on the CPU.
         facts: about that network.
-        trust: packages of one's own, besides digits, torch and torchvision, whose code the file may name.
+        trust: a package, or several, of one's own, besides digits, torch and torchvision, whose code the file may name.
 
     Raises:
         UserError: if there is no such file, or nothing of that kind in it.
     """
-    path = Path(path).expanduser()
+    path, trust = Path(path).expanduser(), packages(trust)
     given = network is not None, facts is not None
     if any(given) and not (all(given) and path.suffix == ".pth"):
         raise UserError(f"{path}: give network= and facts= together, and only for a *.pth that carries neither")

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
 from digits.data.datasets import named
 from digits.metrics import logged, recorded
 from digits.runs.run import Run
+from digits.targets import foreign_packages
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
@@ -165,12 +167,14 @@ def _limits(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     )
 
 
-def _loading(settings: Mapping[str, Any], checkpoint: Path | None) -> str:
+def _loading(settings: Any, checkpoint: Path | None) -> str:
     if not checkpoint:
         return "No checkpoint was kept."
+    packages = foreign_packages(OmegaConf.to_container(settings, resolve=True))
+    trust = f", trust={packages}" if packages else ""
     return f"""```python
 from digits import load_classifier
-classifier = load_classifier("checkpoints/{checkpoint.name}")
+classifier = load_classifier("checkpoints/{checkpoint.name}"{trust})
 print(classifier.predict("photo.png"))
 ```
 

@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from digits.errors import UserError, one_line_errors
 from digits.overrides import given_values, job_overrides, log_dir, quoted
 from digits.runs.run import CONFIG, Run, newest_run
-from digits.targets import packages, untrusted
 
 # What may change: how long the run takes, and where things are.
 RESUME_KEYS = (
@@ -92,7 +91,7 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
         planned, schedule = saved.trainer.max_epochs, dict(saved.scheduler)
         pruning = saved.callbacks.get("pruning")
     given = {override.partition("=")[0] for override in job_overrides()}
-    problem = untrusted(OmegaConf.to_container(saved), packages(cfg.trust))
+    problem = None
     if pruning:
         problem = "a trial of a search. A search resumes when its command is run again"
     if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and _is_planned(schedule):

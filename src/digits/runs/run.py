@@ -32,6 +32,7 @@ from digits.atomic import atomic_write, remove_leftovers
 from digits.errors import Pruned, UserError
 from digits.messages import flat, one_line
 from digits.runs.signals import Interrupts
+from digits.targets import foreign_packages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,11 +150,20 @@ class Run:
     def command(self) -> str:
         """Trains it again; quoted for a shell."""
         searched = any(one.startswith("hparams_search=") for one in self.overrides)
-        return shlex.join(["python", "train.py", *(["hydra.mode=RUN"] if searched else []), *self.overrides])
+        mode = ["hydra.mode=RUN"] if searched else []
+        return shlex.join(["python", "train.py", *self.config_dir, *mode, *self.overrides])
+
+    @property
+    def config_dir(self) -> list[str]:
+        """Hydra's flag for a folder of configs of one's own, if it was given."""
+        given = iter(self.facts.get("command", []))
+        return next(([one, next(given, "")] for one in given if one in ("--config-dir", "-cd")), [])
 
     @property
     def resume_command(self) -> str:
-        return shlex.join(["python", "train.py", f"resume={self.folder}"])
+        packages = foreign_packages(OmegaConf.to_container(self.config))
+        trust = [f"trust=[{','.join(packages)}]"] if packages else []
+        return shlex.join(["python", "train.py", f"resume={self.folder}", *trust])
 
     def _read_record(self) -> dict[str, Any]:
         try:

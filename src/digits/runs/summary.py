@@ -125,7 +125,7 @@ class Configuration:
         seeds = ",".join(job.repetition.get("seed", "") for job in self.jobs)
         if len(self.jobs) == 1 or len(shared) > 1 or any(one.startswith("hparams_search=") for one in min(shared)):
             return [job.run.command for job in self.jobs]
-        return [shlex.join(["python", "train.py", "-m", *min(shared), f"seed={seeds}"])]
+        return [shlex.join(["python", "train.py", "-m", *self.jobs[0].run.config_dir, *min(shared), f"seed={seeds}"])]
 
 
 class Summary:

@@ -58,7 +58,8 @@ def _plan(config: DictConfig, folder: Path) -> None:
         own = [f"hydra.job.num={number}", *config.hydra.overrides.hydra]
         cfg = compose("train", overrides=[*own, *job], return_hydra_config=True)
         name = str(cfg.hydra.sweep.subdir)
-        adopt_targets(cfg, job)
+        with suppress(UserError):  # of a class that is not there, which the job itself says
+            adopt_targets(cfg, job)
         with open_dict(cfg):
             cfg.hydra.runtime.output_dir = str(folder / name)
             HydraConfig.instance().set_config(cfg)  # for interpolations of its values
