@@ -79,6 +79,7 @@ def test_best_is_the_epoch_with_the_highest_val_acc(trained: Path, sample: Digit
     )  # from the end of training: of three
 
 
+@pytest.mark.slow
 def test_state_dict_loads_in_three_lines_without_lightning(trained: Path, sample: DigitsDataModule) -> None:
     code = f"""
 import sys, torch

@@ -127,6 +127,7 @@ def test_ascii_terminal_gets_the_whole_report(tmp_path: Path) -> None:
     assert "→" in log.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", [">&-", "| head -n 1"])
 def test_closed_output_does_not_cost_the_run(output: str, tmp_path: Path) -> None:
     command = f"{sys.executable} train.py {' '.join(SMALL)} log_dir={tmp_path} {output}"

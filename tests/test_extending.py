@@ -24,6 +24,10 @@ SMALL = ("trainer=cpu", "trainer.max_epochs=2", "trainer.limit_train_batches=4",
 TRUST = "trust=mypackage"
 
 
+def slow(*trainings: list[str]) -> list[Any]:
+    return [pytest.param(training, marks=pytest.mark.slow) for part in trainings for training in part]
+
+
 class Cut(BaseException):
     """Ends a training as a kill does, but for the process."""
 
@@ -56,7 +60,7 @@ def test_examples_are_short_and_outside_the_project() -> None:
         assert len(code.splitlines()) <= 30, name
 
 
-@pytest.mark.parametrize("training", TRAININGS)
+@pytest.mark.parametrize("training", [*TRAININGS[:1], *TRAININGS[2:6], *slow(TRAININGS[1:2], TRAININGS[6:])])
 def test_it_evaluates_to_trainings_own_figures(training: str, command: Command, own: Path) -> None:
     trained = command("train", *words(training))
     assert trained.code == 0, trained.err
@@ -117,7 +121,7 @@ def test_it_exports_and_resumes_bit_for_bit(
         ("digits.export", []),
         ("digits.predict", ["images=seven.png"]),
         ("digits.explain", ["images=seven.png"]),
-        ("train", ["resume=last"]),
+        ("train", ["resume=last", "trainer.max_epochs=3"]),
     ],
 )
 def test_untrusted_code_is_refused_in_one_line(script: str, given: list[str], tiny: Path, capsys: Any) -> None:

@@ -101,6 +101,7 @@ def test_confusion_matrix_shows_each_count(classes: int) -> None:
     assert (heat_map.get_xlabel(), heat_map.get_ylabel()) == ("predicted", "true")
 
 
+@pytest.mark.slow
 def test_confusion_matrix_of_very_many_classes_is_colour_alone() -> None:
     names = [f"{'x' * 30} {i}" for i in range(100)]
     figure = figures.confusion_matrix(np.eye(100, dtype=int), names, "$a$ and $b")

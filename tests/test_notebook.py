@@ -14,6 +14,7 @@ def test_no_outputs_are_kept() -> None:
     assert NOTEBOOK.stat().st_size < 20_000
 
 
+@pytest.mark.slow
 def test_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ipykernel", reason="ipykernel is not installed: make setup")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: make setup")

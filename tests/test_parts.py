@@ -173,7 +173,7 @@ class Both(nn.Module):
     [
         (CNN(num_classes=7), CrossEntropy(), None, r"model._target_=mine: gives \(2, 7\) for 2 images, not logits"),
         (Both(), CrossEntropy(), None, "model._target_=mine: gives a tuple for 2 images"),
-        (CNN(image_size=20), CrossEntropy(), None, r"model._target_=mine: fails on images of shape \(2, 1, 28, 28\): "),
+        (CNN(image_size=20), CrossEntropy(), None, r"model._target_=mine: fails on images of shape \(2, 1, 28, 28\) "),
         (CNN(), Mean(), None, r"loss._target_=mine: gives torch.float32 of shape \(10,\), not a loss for each image"),
         (CNN(), Constant(), None, "loss._target_=mine: has no gradient"),
         (CNN(), nn.Identity(), None, r"loss._target_=mine: fails on logits of shape \(2, 10\)"),

@@ -129,7 +129,11 @@ def shown_commands() -> list[tuple[str, str]]:
     spans = [span for text in TEXTS.values() for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)]
     lines = [line for text in TEXTS.values() for language in ("bash", "") for line in commands_in(text, language)]
     script = re.compile(r"(?:^|.* )(?:(train|eval)\.py|python -m digits\.(predict|explain|export|demo))(?: (.*))?$")
-    entries = [script.match(line) for line in dict.fromkeys([*lines, *spans]) if not re.search(r"\$\(|<|\.\.\.", line)]
+    entries = [
+        script.match(line)
+        for line in dict.fromkeys([*lines, *spans])
+        if not re.search(r"\$\(|<|\.\.\.|--config-dir", line)
+    ]
     return list(dict.fromkeys((entry[1] or entry[2], entry[3] or "") for entry in entries if entry))
 
 

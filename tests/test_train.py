@@ -451,6 +451,7 @@ def test_several_loggers_get_curves_and_final_figures(command: Command) -> None:
     assert any((outcome.folder / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_wandb_keeps_an_offline_run(command: Command) -> None:
     pytest.importorskip("wandb")
     words = ["logger=wandb", "logger.wandb.offline=true", "seed=1,2"]
@@ -479,6 +480,7 @@ def test_learning_rate_is_found_and_used(command: Command) -> None:
     assert exact(given.record) == exact(outcome.record)  # as if it had been given
 
 
+@pytest.mark.slow
 def test_batch_size_is_found_and_used(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("digits.tuning.LARGEST_BATCH", 1000)
     outcome = command("train", *SHORT, "model=fast", "find_batch_size=true")

@@ -177,6 +177,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         load_classifier(tmp_path / "weights.pth")
 
 
+@pytest.mark.slow
 def test_three_lines_of_python(checkpoint: Path, sample: DigitsDataModule, tmp_path: Path) -> None:
     test = sample.splits.test
     Image.fromarray(test.images[test.target == 1][0, 0].numpy()).save(tmp_path / "1.png")
