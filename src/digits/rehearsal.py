@@ -32,8 +32,11 @@ def rehearse(cfg: DictConfig, shape: Mapping[str, int] | None = None) -> None:
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     _check_kinds({f"{group}.{name}": part for group in ("callbacks", "logger") for name, part in plain[group].items()})
-    for group in ("model", "loss", "optimizer", "scheduler"):
-        target_of(group, plain[group])
+    named_by = {f"metrics.{name}": part for name, part in plain["metrics"].items() if part}
+    named_by |= {name: plain[name] for name in ("loss", "optimizer", "scheduler", "augmentation", "mixing", "model")}
+    for key, part in named_by.items():  # but for those of libraries whose import takes seconds
+        if not str(part.get("_target_")).startswith(("torchmetrics.", "kornia.", "torchvision.")):
+            target_of(key, part)
     shape = shape or announced_shape(plain["data"])
     if not shape:
         return
