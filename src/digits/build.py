@@ -215,9 +215,8 @@ def _rehearse(classifier: Classifier) -> None:
     """
     assert classifier.make_optimizer
     assert classifier.make_scheduler
-    network = copy.deepcopy(
-        inner(classifier.network)
-    )  # without gradients, but whoever steps may change it all the same
+    # A copy, because a step may change it, even without gradients.
+    network = copy.deepcopy(inner(classifier.network))
     part = "optimizer"
     try:
         optimizer = make_optimizer(classifier.make_optimizer, network, classifier.groups, classifier.no_decay)

@@ -13,7 +13,11 @@ from digits.validation import checked_arguments
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Focal(nn.Module):
+def _as_weight(class_weights: Sequence[Weight] | None) -> Tensor | None:
+    return None if class_weights is None else torch.tensor(class_weights).float()
+
+
+class Focal(nn.NLLLoss):
     """Cross-entropy times (1 - p)^gamma, p being the probability of the target: what is known already counts less.
 
     Source: Lin et al., Focal Loss for Dense Object Detection, https://arxiv.org/abs/1708.02002, for several classes.
@@ -26,17 +30,14 @@ class Focal(nn.Module):
         ValueError: for an argument out of range.
     """
 
-    weight: Tensor | None
-
     @checked_arguments
     def __init__(
         self,
         gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0,
         class_weights: Sequence[Weight] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(_as_weight(class_weights))
         self.gamma = gamma
-        self.register_buffer("weight", None if class_weights is None else torch.tensor(class_weights).float())
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Maps logits (B, C) and classes (B,), or their probabilities (B, C), to the loss of each image (B,)."""
@@ -48,7 +49,7 @@ class Focal(nn.Module):
         return -(wanted * unsure**self.gamma * log_probabilities).sum(dim=1)
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(nn.CrossEntropyLoss):
     """Cross-entropy, smoothed in training.
 
     With `class_weights`, the loss of a batch is the mean of the weighted losses. (torch divides by the sum of the
@@ -62,17 +63,13 @@ class CrossEntropy(nn.Module):
         ValueError: for an argument out of range.
     """
 
-    weight: Tensor | None
-
     @checked_arguments
     def __init__(
         self,
         label_smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0,
         class_weights: Sequence[Weight] | None = None,
     ) -> None:
-        super().__init__()
-        self.label_smoothing = label_smoothing
-        self.register_buffer("weight", None if class_weights is None else torch.tensor(class_weights).float())
+        super().__init__(_as_weight(class_weights), label_smoothing=label_smoothing)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Maps logits (B, C) and classes (B,), or their probabilities (B, C), to the loss of each image (B,).
