@@ -34,8 +34,9 @@ def rehearse(cfg: DictConfig, shape: Mapping[str, int] | None = None) -> None:
     _check_kinds({f"{group}.{name}": part for group in ("callbacks", "logger") for name, part in plain[group].items()})
     named_by = {f"metrics.{name}": part for name, part in plain["metrics"].items() if part}
     named_by |= {name: plain[name] for name in ("loss", "optimizer", "scheduler", "augmentation", "mixing", "model")}
-    for key, part in named_by.items():  # but for those of libraries whose import takes seconds
-        if not str(part.get("_target_")).startswith(("torchmetrics.", "kornia.", "torchvision.")):
+    slow = ("torchmetrics.", "kornia.", "torchvision.")  # their import takes seconds
+    for key, part in named_by.items():
+        if not isinstance(part, dict) or not str(part.get("_target_")).startswith(slow):
             target_of(key, part)
     shape = shape or announced_shape(plain["data"])
     if not shape:

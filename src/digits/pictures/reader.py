@@ -3,18 +3,20 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
-from digits.pictures.normal_form import Found, find_image, find_images
+from digits.pictures.normal_form import Found, NothingFoundError, find_image, find_images
 from digits.targets import packages
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Mode = Literal["auto", "digit", "line"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Prediction:
         probabilities: of every class by its name.
         image: what the network saw: uint8 of shape (C, H, W).
         box: where in the picture that is: left, top, right, bottom, in pixels; the last two are just outside.
+        known: probability that it is one of the classes at all; it is a factor of `probability`.
+        rejected: it is taken for none of the classes; `label` is then only the least unlikely one.
+        separator: it is a sign between digits, such as a decimal point; `label` is that sign.
+        line: that it stands on, from 0, from top to bottom.
     """
 
     label: str
@@ -38,6 +44,10 @@ class Prediction:
     probabilities: dict[str, float]
     image: np.ndarray
     box: tuple[int, int, int, int]
+    known: float = 1.0
+    rejected: bool = False
+    separator: bool = False
+    line: int = 0
 
     @property
     def picture(self) -> "Image.Image":
@@ -49,6 +59,40 @@ class Prediction:
     def __str__(self) -> str:
         runner_up = f"; or {self.runner_up}, {self.runner_up_probability:.1%}" if self.runner_up else ""
         return f"{self.label} ({self.probability:.1%}{runner_up})"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read in a picture.
+
+    Args:
+        marks: what was found, line by line from top to bottom, each from left to right: answers, separators, and what
+            is none of the classes.
+        reason: why there is no answer; empty where there is one.
+        note: what the reader should know besides, such as that there was more than was asked for.
+    """
+
+    marks: list[Prediction]
+    reason: str = ""
+    note: str = ""
+
+    @property
+    def answers(self) -> list[Prediction]:
+        """The marks that are one of the classes."""
+        return [mark for mark in self.marks if not (mark.rejected or mark.separator)]
+
+    @property
+    def text(self) -> str:
+        """All that was read, line by line; `?` is a mark of none of the classes beside others that are."""
+        lines: dict[int, list[Prediction]] = {}
+        for mark in self.marks:
+            lines.setdefault(mark.line, []).append(mark)
+        gap = " " if any(len(mark.label) > 1 for mark in self.answers) else ""
+        return "\n".join(
+            gap.join("?" if mark.rejected else mark.label for mark in line)
+            for line in lines.values()
+            if any(not (mark.rejected or mark.separator) for mark in line)
+        )
 
 
 class ImageClassifier:
@@ -69,6 +113,25 @@ class ImageClassifier:
         logits = self.logits(images).astype(np.float64)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
+
+    def read(self, picture: Picture, mode: Mode = "auto") -> Reading:
+        """Finds and reads what is in a picture.
+
+        Args:
+            picture: a path, a file's bytes, a Pillow image, or an array: uint8 of shape (H, W), (H, W, 3) or
+                (H, W, 4).
+            mode: `auto` finds the lines and what is on them; `digit` takes the picture for one of a single digit (or
+                whatever the network knows), `line` for one of a single line.
+
+        Raises:
+            PictureError: if it cannot be read.
+        """
+        image = read_picture(picture)
+        try:
+            found = [find_image(image, self.form)] if mode == "digit" else find_images(image, self.form)
+        except NothingFoundError as error:
+            return Reading([], reason=str(error))
+        return Reading(self._predictions(found))
 
     def predict(self, picture: Picture) -> Prediction:
         """Reads the one digit (or whatever the network knows) in a picture.
