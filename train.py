@@ -49,7 +49,7 @@ def main(cfg: DictConfig, run: "Run") -> float | None:
     # Fit, then test the best checkpoint: where there is none, the weights of the last epoch
     with logging_redirect_tqdm():
         trainer.fit(classifier, data, ckpt_path=resumed.path if resumed else None, weights_only=True)
-    checkpointing.load_best(classifier, trainer, run)
+    checkpointing.load_best(classifier, trainer, run, build.fit_gate(cfg))
     trainer.test(classifier, data, verbose=False)
     loggers.log_hyperparameters(trainer, run)
     log.info("saved: %s", run.folder)

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from digits import load_classifier
 from digits.calibration import BINS, at_bound, bins_of, figures_of, fit_temperature
-from digits.checkpoints import Checkpoint, add_confidence
+from digits.checkpoints import Checkpoint, Confidence, add_confidence
 from digits.data import DigitsDataModule
 from digits.errors import UserError
 from digits.model_facts import TEMPERATURES
@@ -65,12 +65,14 @@ def test_training_keeps_the_temperature_and_answers_with_it(trained: Path, sampl
     images, target = sample.splits.val.images, sample.splits.val.target
     with torch.inference_mode():
         logits = checkpoint.network().eval()(sample.normalise(images / 255))
-    assert checkpoint.temperature == pytest.approx(fit_temperature(logits, target), rel=1e-3)
-    assert checkpoint.facts.temperature == checkpoint.temperature != 1
-    expected = (logits / checkpoint.temperature).softmax(dim=1).numpy()
+    assert checkpoint.confidence.temperature == pytest.approx(fit_temperature(logits, target), rel=1e-3)
+    assert checkpoint.facts.temperature == checkpoint.confidence.temperature != 1
+    expected = (logits / checkpoint.confidence.temperature).softmax(dim=1).numpy()
     for file in (path, trained / "mnist_cnn_model.pth"):
         assert load_classifier(file).probabilities(images.numpy()) == pytest.approx(expected, abs=1e-5)
-    assert Checkpoint.open(trained / "checkpoints" / "last.ckpt").temperature is None  # a run resumes from it
+    assert (
+        Checkpoint.open(trained / "checkpoints" / "last.ckpt").confidence.temperature is None
+    )  # a run resumes from it
 
 
 def test_the_report_shows_both(trained: Path) -> None:
@@ -105,7 +107,7 @@ def test_older_checkpoints_open(trained: Path, tmp_path: Path) -> None:
     del content["confidence"]
     torch.save(content, tmp_path / "best.ckpt")
     assert Checkpoint.open(tmp_path / "best.ckpt").facts.temperature == 1
-    add_confidence(tmp_path / "best.ckpt", 2.0)
+    add_confidence(tmp_path / "best.ckpt", Confidence(temperature=2.0))
     assert Checkpoint.open(tmp_path / "best.ckpt").facts.temperature == 2
 
 

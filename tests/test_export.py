@@ -109,7 +109,10 @@ def test_onnx_says_what_it_is(trained: Path, model: bytes) -> None:
     checkpoint = Checkpoint.open(trained / "checkpoints" / "best.ckpt")
     data = checkpoint.settings["data"]
     names = ("dataset", "class_names", "image_size", "channels", "mean", "std", "fit", "centre", "light_on_dark")
-    assert facts == {name: data[name] for name in names} | {"temperature": checkpoint.temperature}
+    assert facts == {name: data[name] for name in names} | {
+        "temperature": checkpoint.confidence.temperature,
+        "reject_below": 0.0,
+    }
     assert str(PROJECT).encode() not in model
 
 
@@ -209,7 +212,7 @@ def wrong(trained: Path, change: Callable[[CNN], object]) -> Callable[..., bytes
     network, correct = plain(trained), export.to_onnx
     with torch.no_grad():
         change(network)
-    return lambda _, facts: correct(network, facts)
+    return lambda _, facts, gate: correct(network, facts, gate)
 
 
 @pytest.mark.parametrize("before", [None, b"an earlier export"])

@@ -226,7 +226,8 @@ def fewer_steps(command: str) -> list[str]:
     if not re.match(r"python (train\.py|-m digits\.crossval)", command) or re.search("resume|--help|debug=", command):
         return []
     epochs = [] if "max_epochs" in command else ["trainer.max_epochs=1"]
-    return epochs if "find_lr" in command else [*epochs, "trainer.limit_train_batches=10"]
+    short = [*epochs, *(["rejection=none"] if "train.py" in command else [])]
+    return short if "find_lr" in command else [*short, "trainer.limit_train_batches=10"]
 
 
 @pytest.mark.slow

@@ -26,22 +26,29 @@ MOST_EXTRA_BYTES = 2**20
 WANTED = "Give a best.ckpt or last.ckpt that train.py wrote"
 
 
-def save(content: Any, path: Path, extra: Mapping[str, str] | None = None) -> None:
+def save(content: Any, path: Path, extra: Mapping[str, bytes] | None = None) -> None:
     """`torch.save`, atomically.
 
     Args:
         content: what `torch.load` gives back.
         path: of the file.
-        extra: texts by their names, which `torch.load` does not see and `read_extra` gives back.
+        extra: by their names, what `torch.load` does not see and `read_extra` gives back.
     """
     buffer = io.BytesIO()  # torch's own writer says of a full disk only that it failed
     torch.save(content, buffer)
     if extra:
         with zipfile.ZipFile(buffer, "a") as archive:  # stored without compression, as all in it
-            for name, text in extra.items():
-                archive.writestr(zipfile.ZipInfo(EXTRA + name), text)  # a date of its own would change the bytes
-    with atomic_write(path) as part:
-        part.write_bytes(buffer.getbuffer())
+            for name, part in extra.items():
+                archive.writestr(zipfile.ZipInfo(EXTRA + name), part)  # a date of its own would change the bytes
+    with atomic_write(path) as file:
+        file.write_bytes(buffer.getbuffer())
+
+
+def dumps(content: Any) -> bytes:
+    """As `save`, without a file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def load(path: str | Path) -> Any:
@@ -52,21 +59,27 @@ def load(path: str | Path) -> Any:
     Raises:
         UserError: saying what is wrong with the file.
     """
-    cause: Exception | None = None
     try:
         content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
+    return loads(content, path)
+
+
+def loads(content: bytes, path: str | Path) -> Any:
+    """As `load`, of what the file at the path holds, or a part of it."""
+    cause: Exception | None = None
+    try:
         problem = _damage(content)
         if problem is None:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except OSError as error:
-        problem, cause = (error.strerror or "cannot be read").lower(), error
     except Exception as error:  # what is in it can break the unpickler anywhere
         problem, cause = f"no checkpoint: its content cannot be read ({type(error).__name__})", error
     raise UserError(f"{path}: {problem}") from cause
 
 
 def read_extra(path: str | Path, name: str) -> bytes | None:
-    """A text that `save` put beside the content, up to 1 MiB; None if there is none. `load` checks the file first."""
+    """What `save` put beside the content, up to 1 MiB; None if there is none. `load` checks the file first."""
     with zipfile.ZipFile(path) as archive:
         if EXTRA + name not in archive.namelist():
             return None

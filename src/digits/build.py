@@ -5,6 +5,7 @@ import logging
 import textwrap
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -28,11 +29,14 @@ from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of, entries
 from digits.optimizers import make_optimizer
 from digits.overrides import READ_BY_BUILD
+from digits.rejection import FitGate, GateSettings
+from digits.rejection import fit_gate as fit
 from digits.resized import inner
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
 from digits.schedules import make_schedule
 from digits.targets import make_kind, parameters_of, target_of
+from digits.validation import user_errors
 
 TRIES = 10  # of an augmentation: what it does by chance should be among them
 
@@ -110,6 +114,7 @@ def trainer(cfg: DictConfig, run: Run, data: DigitsDataModule, resumed: Checkpoi
         resumed: the checkpoint that the run resumes from.
     """
     device_type = hardware.device_type(cfg.trainer.accelerator)
+    fit_gate(cfg)  # which is not needed before the end; what is wrong is said now
     if cfg.trainer.profiler and not isinstance(cfg.trainer.profiler, str):
         raise UserError(f"trainer.profiler={cfg.trainer.profiler}: there are simple, advanced and pytorch")
     step = resumed.content["global_step"] if resumed else 0
@@ -240,6 +245,19 @@ def settings(cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer) -> dic
     recipe["model"] = parts.without_pretraining(_network_settings(cfg, data))
     recipe |= {"loss": _loss_settings(cfg, data), "metrics": plain["metrics"]}
     return {**recipe, "data": data.settings, "precision": trainer.precision}
+
+
+def fit_gate(cfg: DictConfig) -> FitGate | None:
+    """Fits the gate of the tested checkpoint; None in a fold of a cross-validation, which nobody predicts with.
+
+    Raises:
+        UserError: for a setting out of range.
+    """
+    if "rejection" not in cfg:  # in the config of an older run
+        return None
+    with user_errors("rejection"):
+        settings = GateSettings.model_validate(_plain(cfg.rejection))
+    return partial(fit, settings=settings) if settings.epochs and not cfg.data.get("folds") else None
 
 
 def _direction(key: str, cfg: DictConfig, kind: Any) -> dict[str, Any]:

@@ -77,9 +77,10 @@ def validation_logits(classifier: Classifier, data: Any, device: torch.device) -
 
 
 def calibrate_as_trained(classifier: Classifier, checkpoints: Sequence["Checkpoint"], data: Any, device: Any) -> None:
-    """Gives a classifier the temperature of its checkpoint; of several as one, it is fitted on their validation images.
+    """Gives a classifier the temperature and the gate of its checkpoint.
 
-    The members' own temperatures are not used: the mean of their probabilities is less sure than they are.
+    Of several as one, the temperature is fitted on their validation images, and there is no gate. The members' own
+    temperatures are not used: the mean of their probabilities is less sure than they are.
 
     Args:
         classifier: with the network of the checkpoints.
@@ -89,7 +90,9 @@ def calibrate_as_trained(classifier: Classifier, checkpoints: Sequence["Checkpoi
     """
     kept = [{**one.settings["data"], "seen": None, "root": None} for one in checkpoints]
     if len(checkpoints) == 1:
-        classifier.temperature = checkpoints[0].temperature
+        one = checkpoints[0]
+        classifier.temperature, classifier.gate = one.confidence.temperature, one.gate()
+        classifier.reject_below = one.confidence.reject_below
     elif len(data.splits.val) and data.dataset == kept[0]["dataset"] and all(one == kept[0] for one in kept):
         logits, target = validation_logits(classifier, data, device)
         classifier.temperature = fit_temperature(logits, target)

@@ -23,6 +23,7 @@ from digits.classifier import Classifier
 from digits.data.module import data_of
 from digits.loggers import log_picture
 from digits.metrics import plain
+from digits.rejection import known_logits
 from digits.runs.checkpointing import best_checkpoint
 from digits.runs.model_card import model_card
 from digits.runs.processes import from_each_process
@@ -282,9 +283,15 @@ class TestReport(Callback):
         stated = {"as trained": logits.softmax(dim=1)}
         if classifier.temperature:
             stated["calibrated"] = (logits / classifier.temperature).softmax(dim=1)
+        rejected = None
+        if classifier.gate:
+            images = data_of(trainer).splits.test.images[: len(target)]
+            known = known_logits(classifier.gate, images).sigmoid()
+            stated["times known"] = [*stated.values()][-1] * known[:, None]
+            rejected = (known < classifier.reject_below).double().mean().item()
         figures_of = {name: calibration.figures_of(one, target) for name, one in stated.items()}
-        self.run.update(temperature=classifier.temperature, confidence=figures_of)
-        log.info("%s\n", report.confidence(figures_of, classifier.temperature))
+        self.run.update(temperature=classifier.temperature, confidence=figures_of, rejected=rejected)
+        log.info("%s\n", report.confidence(figures_of, classifier.temperature, rejected))
         if self.draw:
             bins = {name: list(calibration.bins_of(one.numpy(), target.numpy())) for name, one in stated.items()}
             errors = {name: values["ece"] for name, values in figures_of.items()}

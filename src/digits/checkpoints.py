@@ -3,8 +3,8 @@
 `hyper_parameters` of a checkpoint is plain data: `model`, `loss`, `metrics`, `data` and `precision` rebuild the
 network, its data and its figures; the rest (optimizer, scheduler, augmentation, mixing, seed) is the recipe, for the
 record. `confidence`, added when training is over, says how sure the answers of these weights are: the temperature of
-their logits. `digits_format` says which version of this project can read it. Code of packages that it names runs only
-where the user trusts them: see `digits.targets`.
+their logits, and the gate's weights. `digits_format` says which version of this project can read it. Code of packages
+that it names runs only where the user trusts them: see `digits.targets`.
 """
 
 import logging
@@ -12,17 +12,17 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor, nn
 
-from digits.archive import WANTED, load, read_extra, save
+from digits.archive import WANTED, dumps, load, loads, read_extra, save
 from digits.data.settings import TrainedData
 from digits.errors import Diverged, UserError, one_line_errors
-from digits.model_facts import ModelFacts, Temperature
+from digits.model_facts import ModelFacts, Share, Temperature
 from digits.runs.run import Run, newest_checkpoint
 from digits.targets import make, target_of, untrusted
 from digits.validation import problem_of
@@ -30,16 +30,37 @@ from digits.validation import problem_of
 if TYPE_CHECKING:
     from digits.classifier import Classifier
     from digits.data import DigitsDataModule
+    from digits.rejection import Gate
 
 FORMAT = 3  # raise it with each change of what a checkpoint holds
 OURS = ("digits.networks", "digits.resized")  # of these, a file may choose every argument: they check them
 MOST = 5_000  # the sum of any other class's numbers: a file must not ask for endless layers
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
+GATE = "gate.pt"  # there too: the gate's weights, as torch writes them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 CONFIDENCE = "confidence"  # key of what is added when training is over
 PREFIX = "network."  # of the network's weights among those of the LightningModule
 
 log = logging.getLogger(__name__)
+
+
+def _are_weights(content: Any) -> bool:
+    """Whether it is what a `state_dict` is."""
+    return isinstance(content, dict) and all(isinstance(name, str) and _is_plain(content[name]) for name in content)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor of finite numbers, dense and with all of them in the file."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_complex():
+        return False
+    stored = value.untyped_storage().nbytes() // value.element_size()
+    return value.numel() <= stored and bool(not value.is_floating_point() or value.isfinite().all())
+
+
+def _checked_weights(content: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not _are_weights(content):
+        raise ValueError("should be weights, finite numbers")
+    return content
 
 
 @dataclass(frozen=True)
@@ -88,13 +109,21 @@ class Checkpoint:
         return self.content.get("figures", {})
 
     @property
-    def temperature(self) -> float | None:
-        """Of its logits; None where it was not calibrated."""
-        return self.content.get(CONFIDENCE, {}).get("temperature")
+    def confidence(self) -> "Confidence":
+        """How sure its answers are; nothing is known of it in an older checkpoint."""
+        return Confidence(**self.content.get(CONFIDENCE, {}))
 
     @property
     def facts(self) -> ModelFacts:
-        return replace(ModelFacts.of(self.settings["data"]), temperature=self.temperature or 1.0)
+        return self.confidence.added_to(ModelFacts.of(self.settings["data"]))
+
+    def gate(self) -> "Gate | None":
+        """Builds the gate that says no to what is none of the classes, if it has one.
+
+        Raises:
+            UserError: if its weights do not fit.
+        """
+        return build_gate(self.confidence.gate, self.facts, self.path)
 
     def network(self) -> nn.Module:
         """Builds the network and gives it the weights.
@@ -137,20 +166,42 @@ class Checkpoint:
 
 
 class Confidence(BaseModel):
-    """How sure the answers of a checkpoint's weights are."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    temperature: Temperature | None
-
-
-def add_confidence(path: Path, temperature: float | None) -> None:
-    """Adds to a checkpoint how sure its answers are. What a run resumes from stays as it is.
+    """How sure the answers of a checkpoint's weights are.
 
     Args:
-        path: of the checkpoint.
-        temperature: of its logits; None: it is not calibrated.
+        temperature: of their logits; None: they are not calibrated.
+        reject_below: as of `ModelFacts`.
+        gate: weights of a `digits.rejection.Gate`; None: nothing is rejected.
     """
-    save(load(path) | {CONFIDENCE: {"temperature": temperature}}, path)
+
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+    temperature: Temperature | None = None
+    reject_below: Share = 0.0
+    gate: Annotated[dict[str, Tensor], AfterValidator(_checked_weights)] | None = None
+
+    def added_to(self, facts: ModelFacts) -> ModelFacts:
+        return replace(facts, temperature=self.temperature or 1.0, reject_below=self.reject_below)
+
+
+def add_confidence(path: Path, confidence: Confidence) -> None:
+    """Adds to a checkpoint how sure its answers are. What a run resumes from stays as it is."""
+    save(load(path) | {CONFIDENCE: dict(confidence)}, path)
+
+
+def build_gate(weights: Mapping[str, Tensor] | None, facts: ModelFacts, path: Path) -> "Gate | None":
+    """A gate, in evaluation mode, with these weights; None without.
+
+    Raises:
+        UserError: if they do not fit the facts, naming the path.
+    """
+    if weights is None:
+        return None
+    from digits.rejection import Gate
+
+    with one_line_errors(path, "its gate's weights are none, or of other classes than it names"):
+        gate = Gate(facts.channels, len(facts.class_names)).eval()
+        gate.load_state_dict(weights)
+    return gate
 
 
 class NetworkDescription(BaseModel):
@@ -161,7 +212,9 @@ class NetworkDescription(BaseModel):
     facts: ModelFacts
 
 
-def save_state_dict(network: nn.Module, model: Mapping[str, Any], facts: ModelFacts, path: Path) -> None:
+def save_state_dict(
+    network: nn.Module, model: Mapping[str, Any], facts: ModelFacts, path: Path, gate: nn.Module | None = None
+) -> None:
     """Writes a network's `state_dict`, which plain `torch.load` reads, and with it what `open_state_dict` needs.
 
     Args:
@@ -169,14 +222,21 @@ def save_state_dict(network: nn.Module, model: Mapping[str, Any], facts: ModelFa
         model: its settings: `_target_` and its arguments, as plain types.
         facts: about the network.
         path: of the file.
+        gate: a `digits.rejection.Gate`, if there is one.
     """
-    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    description = NetworkDescription(model=dict(model), facts=facts)
-    save(weights, path, {DESCRIPTION: description.model_dump_json()})
+    extra = {DESCRIPTION: NetworkDescription(model=dict(model), facts=facts).model_dump_json().encode()}
+    if gate:
+        extra[GATE] = dumps(plain_weights(gate))
+    save(plain_weights(network), path, extra)
 
 
-def open_state_dict(path: Path, trust: Collection[str] = ()) -> tuple[nn.Module, ModelFacts]:
-    """Rebuilds the network, on the CPU, of a file that `save_state_dict` wrote. Nothing in the file is run.
+def plain_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Its `state_dict`, on the CPU."""
+    return {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def open_state_dict(path: Path, trust: Collection[str] = ()) -> "tuple[nn.Module, ModelFacts, Gate | None]":
+    """Rebuilds the network, on the CPU, of a file that `save_state_dict` wrote, and its gate. Nothing in it is run.
 
     Args:
         path: of the file.
@@ -196,7 +256,12 @@ def open_state_dict(path: Path, trust: Collection[str] = ()) -> tuple[nn.Module,
             " digits.export write them. Give the run's best.ckpt, or what the file lacks:"
             " load_classifier(path, network=CNN(), facts=ModelFacts(...))"
         )
-    return _build_network(described.model, described.facts, weights, path, trust), described.facts
+    network = _build_network(described.model, described.facts, weights, path, trust)
+    content = read_extra(path, GATE)
+    gate = None if content is None else loads(content, path)
+    if gate is not None and not _are_weights(gate):
+        raise UserError(f"{path}: damaged: its gate is no weights. Take another copy of it")
+    return network, described.facts, build_gate(gate, described.facts, path)
 
 
 def _build_network(
@@ -315,7 +380,7 @@ def _problem(content: Any) -> str | None:
             f"of {age} version of this project ({found}; this one reads {FORMAT})."
             " Use the version that wrote it, or train again"
         )
-    damage = problem_of(Confidence, content.get(CONFIDENCE, {"temperature": None}), CONFIDENCE)
+    damage = problem_of(Confidence, content.get(CONFIDENCE, {}), CONFIDENCE)
     return damage and f"damaged: {damage}. Take another copy of it"
 
 
@@ -334,19 +399,6 @@ def _has_settings(checkpoint: Any) -> bool:
         }:
             return problem_of(TrainedData, data, "data") is None and _are_weights(weights)
     return False
-
-
-def _are_weights(content: Any) -> bool:
-    """Whether it is what a `state_dict` is."""
-    return isinstance(content, dict) and all(isinstance(name, str) and _is_plain(content[name]) for name in content)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor of finite numbers, dense and with all of them in the file."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_complex():
-        return False
-    stored = value.untyped_storage().nbytes() // value.element_size()
-    return value.numel() <= stored and bool(not value.is_floating_point() or value.isfinite().all())
 
 
 def open_all(paths: str | Sequence[str] | None, log_dir: str, trust: Collection[str] = ()) -> list[Checkpoint]:

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import lightning as L
 import torch
@@ -26,6 +26,9 @@ from digits.resized import inner
 from digits.runs.processes import from_each_process
 from digits.schedules import WarmUp, make_schedule
 from digits.validation import Settings, user_errors
+
+if TYPE_CHECKING:
+    from digits.rejection import Gate
 
 Batch = tuple[Tensor, Tensor]
 FINITE_CHECK_EVERY_N_STEPS = 50
@@ -132,7 +135,10 @@ class Classifier(L.LightningModule):
         )
         self._logged = False  # whether this epoch's metrics are: once is enough
         self._validated: tuple[int, dict[str, float]] = (-1, {})  # after which step, with which figures
-        self.temperature: float | None = None  # of its logits, once it is calibrated
+        # How sure its answers are, once training is over
+        self.temperature: float | None = None  # of its logits; None: they are not calibrated
+        self.gate: Gate | None = None
+        self.reject_below = 0.0
         self.confusion: dict[str, Tensor] = {}  # stage to (num_classes, num_classes): row target, column prediction
 
     def forward(self, images: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def open_classifier(path: Path, trust: Collection[str] = ()) -> "ImageClassifier
     from digits.onnx_model import to_onnx
 
     checkpoint = Checkpoint.open(path, trust)
-    return onnx_classifier(to_onnx(checkpoint.network(), checkpoint.facts))
+    return onnx_classifier(to_onnx(checkpoint.network(), checkpoint.facts, checkpoint.gate()))
 
 
 def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tuple[str, ...] = LOOPBACK) -> Starlette:

@@ -17,6 +17,7 @@ Mean = Annotated[float, Field(allow_inf_nan=False)]
 Std = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fit = Annotated[float, Field(gt=0, le=1)] | None
 Centre = Literal["mass", "box"] | None
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1], allow_inf_nan=False)]
 
 
@@ -33,6 +34,7 @@ class ModelFacts:
         std: of each channel, or one of all, by which they are then divided.
         fit, centre, light_on_dark: the form that pictures are brought into, as of `DataSet`.
         temperature: by which its logits are divided for calibrated probabilities; 1: they are not calibrated.
+        reject_below: the probability of being one of the classes at all, below which an image is rejected; 0: none is.
 
     Raises:
         pydantic.ValidationError: for a value of another kind or out of range.
@@ -48,6 +50,7 @@ class ModelFacts:
     centre: Centre
     light_on_dark: bool
     temperature: Temperature = 1.0
+    reject_below: Share = 0.0
 
     @model_validator(mode="after")
     def _one_value_for_each_channel(self) -> Self:

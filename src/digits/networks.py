@@ -206,6 +206,23 @@ class RawPixels(nn.Module):
         return self.network((pixels.float() / 255 - self.mean) / self.std)
 
 
+class Gated(nn.Module):
+    """A network with its gate, both for images as files have them.
+
+    Args:
+        network: from pixels to logits, as `RawPixels`.
+        gate: from the same to the logit of being one of the classes at all.
+    """
+
+    def __init__(self, network: nn.Module, gate: nn.Module) -> None:
+        super().__init__()
+        self.network, self.gate = network, gate
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps pixels (B, C, H, W) from 0 to 255 to logits (B, num_classes) and (B,)."""
+        return self.network(pixels), self.gate(pixels)
+
+
 def _check_size(image_size: int, halvings: int) -> None:
     if image_size >> halvings < 1:
         raise ValueError(f"{halvings} halvings leave nothing of {image_size} pixels")

@@ -11,6 +11,7 @@ import numpy as np
 from digits.model_facts import ModelFacts
 
 if TYPE_CHECKING:
+    from onnx import GraphProto
     from torch import Tensor, nn
 
     from digits.data import DigitsDataModule
@@ -19,27 +20,29 @@ BATCH = 500
 CALIBRATION_IMAGES = 1000
 
 
-def to_onnx(network: "nn.Module", facts: ModelFacts) -> bytes:
+def to_onnx(network: "nn.Module", facts: ModelFacts, gate: "nn.Module | None" = None) -> bytes:
     """A network as one ONNX model: input `pixels`, uint8 (batch, C, H, W) from 0 to 255; output `logits`.
 
-    The metadata `digits` holds the facts as JSON.
+    With a gate it has another output, `known`: the logit (batch,) of being one of the classes at all. The metadata
+    `digits` holds the facts as JSON.
 
     Args:
         network: from normalised images to logits; it stays as it is.
         facts: about the network.
+        gate: a `digits.rejection.Gate`, if there is one.
     """
     import onnx_ir.passes.common
     import torch
 
     for library in ("onnxscript", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.WARNING)  # at INFO they report each node
-    model, pixels = with_example(network, facts)
+    model, pixels = with_example(network, facts, gate)
     program = torch.onnx.export(
         model,
         (pixels,),
         dynamo=True,
         input_names=["pixels"],
-        output_names=["logits"],
+        output_names=["logits", "known"] if gate else ["logits"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
@@ -50,7 +53,8 @@ def to_onnx(network: "nn.Module", facts: ModelFacts) -> bytes:
     size = f"{facts.channels}, {facts.image_size}, {facts.image_size}"
     program.model.doc_string = (
         f"Pixels (batch, {size}) from 0 to 255, in the form of {facts.dataset}, to logits (batch,"
-        f" {len(facts.class_names)}). The model normalises them. The metadata `digits` holds the rest as JSON."
+        f" {len(facts.class_names)}){' and the logit (batch,) of being one of the classes' if gate else ''}. The model"
+        " normalises them. The metadata `digits` holds the rest as JSON."
     )
     return program.model_proto.SerializeToString()
 
@@ -81,12 +85,14 @@ def quantized(model: bytes, images: np.ndarray) -> bytes:
         prepared, output = Path(folder, "prepared.onnx"), Path(folder, "quantized.onnx")
         # The exporter has folded batch norm into the convolutions already.
         quant_pre_process(onnx.load_from_string(model), prepared, skip_optimization=True, skip_symbolic_shape=True)
+        graph = onnx.load(prepared).graph
         quantize_static(
             prepared,
             output,
             Images(),
             # Pooling and addition on integers cost more than they save.
             op_types_to_quantize=["Conv", "Gemm"],
+            nodes_to_exclude=sorted(_needed_for(graph, "known") - _needed_for(graph, "logits")),  # the gate is small
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -98,19 +104,35 @@ def quantized(model: bytes, images: np.ndarray) -> bytes:
         return output.read_bytes()
 
 
+def _needed_for(graph: "GraphProto", output: str) -> set[str]:
+    """The names of the nodes that a value is computed by."""
+    found: set[str] = set()
+    wanted = {output}
+    for node in reversed(graph.node):  # which are in the order in which they are computed
+        if wanted.intersection(node.output):
+            found.add(node.name)
+            wanted.update(node.input)
+    return found
+
+
 def calibration_images(data: "DigitsDataModule") -> np.ndarray:
     """Training images for `quantized`, from all over the set: uint8 (N, C, H, W), N up to 1,000."""
     images = data.splits.train.images
     return images[:: max(1, len(images) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES].numpy()
 
 
-def with_example(network: "nn.Module", facts: ModelFacts) -> tuple["nn.Module", "Tensor"]:
+def with_example(
+    network: "nn.Module", facts: ModelFacts, gate: "nn.Module | None" = None
+) -> tuple["nn.Module", "Tensor"]:
     """What an exporter needs: the network for raw pixels, in float32, and images of its form to trace it with."""
     import torch
 
-    from digits.networks import RawPixels
+    from digits.networks import Gated, RawPixels
 
-    model = RawPixels(copy.deepcopy(network), facts.mean, facts.std).float().eval().cpu()
+    model: nn.Module = RawPixels(copy.deepcopy(network), facts.mean, facts.std)
+    if gate:
+        model = Gated(model, copy.deepcopy(gate))
+    model = model.float().eval().cpu()
     model.to(memory_format=torch.contiguous_format)  # a .pt2 warns of any other
     # Given one image, the exporter would take that number for fixed.
     return model, torch.zeros(2, facts.channels, facts.image_size, facts.image_size, dtype=torch.uint8)

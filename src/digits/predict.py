@@ -84,6 +84,8 @@ def main(cfg: DictConfig) -> None:
     checkpoint = settings.ckpt_path or newest_checkpoint(settings.log_dir)
     classifier = load_classifier(checkpoint, trust=settings.trust)
     log.info("model:  %s, trained on %s", checkpoint, classifier.facts.dataset)
+    if classifier.gate is None:
+        log.info("        it has no gate, so that it cannot say no: every picture gets one of its classes")
     wanted = settings.submission
     if settings.table and wanted and settings.has_pixels:
         _submit(wanted, settings.submission_header, submission.classify_pixels(classifier, settings.table))

@@ -104,8 +104,16 @@ def evaluation(
     return "\n".join(lines)
 
 
-def confidence(figures: Mapping[str, Mapping[str, float]], temperature: float | None) -> str:
-    """What the stated probabilities are worth: by their name the figures that `digits.calibration.FIGURES` names."""
+def confidence(
+    figures: Mapping[str, Mapping[str, float]], temperature: float | None, rejected: float | None = None
+) -> str:
+    """What the stated probabilities are worth.
+
+    Args:
+        figures: by the probabilities' name, those that `digits.calibration.FIGURES` names.
+        temperature: that they were calibrated with.
+        rejected: share of the test images that the gate takes for none of the classes; None: there is no gate.
+    """
     title = f"Stated probabilities, temperature {temperature:.3f}" if temperature else "Stated probabilities"
     table = Table("", box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for name in figures:
@@ -114,7 +122,8 @@ def confidence(figures: Mapping[str, Mapping[str, float]], temperature: float | 
         form = ".2%" if key == "ece" else ".4f"
         table.add_row(label, *(f"{values[key]:{form}}" for values in figures.values()))
     explained = "NLL: the mean of -log p of the true class; Brier score: from 0 to 2; the lower, the better"
-    return f"{as_text(table)}  ({explained})"
+    gate = "" if rejected is None else f"\nrejected, as none of the classes: {rejected:.2%} of the test images"
+    return f"{as_text(table)}  ({explained}){gate}"
 
 
 def ensemble(

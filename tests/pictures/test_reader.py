@@ -196,7 +196,7 @@ def test_images_in_the_networks_form_get_the_networks_answer(checkpoint: Path, s
     opened = Checkpoint.open(checkpoint)
     with torch.inference_mode():
         logits = opened.network().eval()((images / 255 - 0.1307) / 0.3081)
-    expected = (logits / opened.temperature).softmax(dim=1).numpy()
+    expected = (logits / opened.facts.temperature).softmax(dim=1).numpy()
     assert load_classifier(checkpoint).probabilities(images.numpy()) == pytest.approx(expected, abs=1e-5)
 
 

@@ -25,7 +25,15 @@ from digits.archive import load
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("DIGITS_KILLS", "20"))
-RUN = ["data=mnist5k", "model=fast", "trainer=cpu", "trainer.max_epochs=3", "data.batch_size=20", "augmentation=affine"]
+RUN = [
+    "data=mnist5k",
+    "model=fast",
+    "rejection=none",
+    "trainer=cpu",
+    "trainer.max_epochs=3",
+    "data.batch_size=20",
+    "augmentation=affine",
+]
 SETTINGS = [["callbacks=ema", "scheduler=onecycle"], ["optimizer=sgd", "scheduler=plateau"]]
 
 

@@ -16,7 +16,7 @@ from conftest import PROJECT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.slow
-FAST = ["data=mnist5k", "model=fast", "figures=false"]
+FAST = ["data=mnist5k", "model=fast", "figures=false", "rejection=none"]
 SHORT = [*FAST, "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 

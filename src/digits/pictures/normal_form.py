@@ -338,6 +338,20 @@ def _normalised(ink: _Ink, digit: _Stroke, picture: Image.Image, form: Form) -> 
     return Found(np.repeat(image[None], form.channels, axis=0), _in_original(box, picture))
 
 
+def fitted(ink: np.ndarray, form: Form) -> np.ndarray:
+    """Scales ink to the form's box and centres it: uint8 of shape (image_size, image_size).
+
+    Args:
+        ink: uint8 of shape (h, w), light on dark, without an empty row or column at its edges.
+        form: with a normal form.
+    """
+    assert form.fit is not None
+    scale = form.fit / max(ink.shape)
+    size = [max(1, round(side * scale)) for side in ink.shape[::-1]]
+    small = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
+    return _centred((small * (255 / max(1, small.max()))).round().astype(np.uint8), form)
+
+
 def _centred(digit: np.ndarray, form: Form) -> np.ndarray:
     """A digit (h, w) in an image (size, size), centred as the form has it."""
     offsets = []

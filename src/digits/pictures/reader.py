@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy.special import expit
 
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Mode = Literal["auto", "digit", "line"]
+Answers = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Prediction:
         probability: of that class, in [0, 1].
         runner_up: the next likely class; empty where the network knows one class alone.
         runner_up_probability: of that one.
-        probabilities: of every class by its name.
+        probabilities: of every class by its name; what they lack to 1 is the probability of none of them.
         image: what the network saw: uint8 of shape (C, H, W).
         box: where in the picture that is: left, top, right, bottom, in pixels; the last two are just outside.
         known: probability that it is one of the classes at all; it is a factor of `probability`.
@@ -101,11 +103,13 @@ class ImageClassifier:
     Args:
         logits: maps pixels, uint8 of shape (N, C, H, W), to logits (N, num_classes).
         facts: about the network.
+        gate: maps the same to the logits (N,) of being one of the classes at all; None: it cannot say no.
     """
 
-    def __init__(self, logits: Callable[[np.ndarray], np.ndarray], facts: ModelFacts) -> None:
+    def __init__(self, logits: Answers, facts: ModelFacts, gate: Answers | None = None) -> None:
         self.logits = logits
         self.facts = facts
+        self.gate = gate
         self.form = facts.form
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -115,6 +119,10 @@ class ImageClassifier:
         logits = self.logits(images).astype(np.float64) / self.facts.temperature
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
+
+    def known(self, images: np.ndarray) -> np.ndarray:
+        """Maps images in the network's form to the probabilities (N,) that they are one of the classes at all."""
+        return np.ones(len(images)) if self.gate is None else expit(self.gate(images).astype(np.float64))
 
     def read(self, picture: Picture, mode: Mode = "auto") -> Reading:
         """Finds and reads what is in a picture.
@@ -154,8 +162,9 @@ class ImageClassifier:
     def _predictions(self, found: list[Found]) -> list[Prediction]:
         images = np.stack([one.image for one in found])
         predictions = []
-        for one, probabilities in zip(found, self.probabilities(images), strict=True):
-            names = self.facts.class_names
+        names, known = self.facts.class_names, self.known(images)
+        stated = self.probabilities(images) * known[:, None]
+        for one, probabilities, certainty in zip(found, stated, known.tolist(), strict=True):
             ranked = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:2]]
             (label, probability), (runner_up, its_probability) = [*ranked, ("", 0.0)][:2]
             predictions.append(
@@ -167,6 +176,8 @@ class ImageClassifier:
                     probabilities=dict(zip(names, probabilities.tolist(), strict=True)),
                     image=one.image,
                     box=one.box,
+                    known=certainty,
+                    rejected=certainty < self.facts.reject_below,
                 )
             )
         return predictions
@@ -201,31 +212,36 @@ def load_classifier(
     from digits.archive import load
     from digits.checkpoints import Checkpoint, open_state_dict
 
+    gate = None
     if facts:
         weights = load(path)
         with one_line_errors(path, f"no weights of this {type(network).__name__}"):
             network.load_state_dict(weights)
     elif path.suffix == ".pth":
-        network, facts = open_state_dict(path, trust)
+        network, facts, gate = open_state_dict(path, trust)
     else:
         checkpoint = Checkpoint.open(path, trust)
-        network, facts = checkpoint.network(), checkpoint.facts
-    return torch_classifier(network, facts, device)
+        network, facts, gate = checkpoint.network(), checkpoint.facts, checkpoint.gate()
+    return torch_classifier(network, facts, device, gate)
 
 
-def torch_classifier(network: Any, facts: ModelFacts, device: str = "cpu") -> ImageClassifier:
+def torch_classifier(network: Any, facts: ModelFacts, device: str = "cpu", gate: Any = None) -> ImageClassifier:
     """One that computes with PyTorch, in float32."""
     import torch
 
     from digits.networks import RawPixels
 
-    model = RawPixels(network, facts.mean, facts.std).float().eval().to(device)
+    def answers_of(model: Any) -> Answers:
+        model = model.float().eval().to(device)
 
-    @torch.inference_mode()
-    def logits(images: np.ndarray) -> np.ndarray:
-        return model(torch.from_numpy(np.ascontiguousarray(images)).to(device)).cpu().numpy()
+        @torch.inference_mode()
+        def answers(images: np.ndarray) -> np.ndarray:
+            return model(torch.from_numpy(np.ascontiguousarray(images)).to(device)).cpu().numpy()
 
-    return ImageClassifier(logits, facts)
+        return answers
+
+    raw = RawPixels(network, facts.mean, facts.std)
+    return ImageClassifier(answers_of(raw), facts, None if gate is None else answers_of(gate))
 
 
 def onnx_classifier(model: bytes | Path) -> ImageClassifier:
@@ -243,12 +259,16 @@ def onnx_classifier(model: bytes | Path) -> ImageClassifier:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         facts = ModelFacts.from_json(session.get_modelmeta().custom_metadata_map["digits"])
         blank = np.zeros((1, facts.channels, facts.image_size, facts.image_size), dtype=np.uint8)
-        [answer] = session.run(None, {"pixels": blank})
-        if answer.shape != (1, len(facts.class_names)):
+        outputs = [output.name for output in session.get_outputs()]
+        answer, *known = session.run(["logits", *outputs[1:]], {"pixels": blank})
+        if answer.shape != (1, len(facts.class_names)) or [one.shape for one in known] not in ([], [(1,)]):
             raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        [answer] = session.run(None, {"pixels": images})
-        return answer
+    only = onnxruntime.RunOptions()
+    only.only_execute_path_to_fetches = True  # else each call would compute both outputs
 
-    return ImageClassifier(logits, facts)
+    def answers_of(output: str) -> Answers:
+        return lambda images: session.run([output], {"pixels": images}, only)[0]
+
+    gates = [answers_of(name) for name in outputs if name == "known"]
+    return ImageClassifier(answers_of("logits"), facts, *gates)

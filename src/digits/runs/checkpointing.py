@@ -8,7 +8,6 @@ of the epoch so far.
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from digits.calibration import at_bound, fit_temperature, validation_logits
-from digits.checkpoints import Checkpoint, add_confidence, save_state_dict
+from digits.checkpoints import Checkpoint, Confidence, add_confidence, plain_weights, save_state_dict
 from digits.data.module import data_of
 from digits.errors import UserError
 from digits.loggers import flush
@@ -29,6 +28,7 @@ from digits.runs.run import Run
 
 if TYPE_CHECKING:
     from digits.classifier import Classifier
+    from digits.rejection import FitGate
 
 ASK_EVERY_N_STEPS = 50
 # Of a checkpoint, besides what evaluating it takes.
@@ -199,11 +199,17 @@ def check_resumed(checkpoint: Checkpoint | None, settings: Mapping[str, Any], tr
     log.info("resumes after step %s, in epoch %s", content["global_step"], content["epoch"] + 1)
 
 
-def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:
-    """Loads the weights to test, calibrates them, and records which they are with their own figures.
+def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run, fit_gate: "FitGate | None" = None) -> None:
+    """Loads the weights to test, finds out how sure their answers are, and records which they are with their figures.
 
     They are those of the best checkpoint, else of the last one; where none was saved, as training left them. The
     checkpoint gets what says how sure its answers are.
+
+    Args:
+        classifier: that was trained.
+        trainer: that trained it.
+        run: its run.
+        fit_gate: `digits.rejection.fit_gate` with its settings; None: no gate is fitted.
     """
     # Of several processes, the first one saves.
     path = trainer.strategy.broadcast(
@@ -216,11 +222,21 @@ def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:
         # Lightning counts the last epoch as over in a checkpoint from the end of training.
         epoch, figures = min(epoch, checkpoint.content["epoch"] + 1), checkpoint.figures
     run.update(best_checkpoint=path and run.relative(path), tested_epoch=epoch, **figures)
-    temperature = _calibrate(classifier, trainer)
+    facts = ModelFacts.of(classifier.hparams["data"])
+    confidence = Confidence(temperature=_calibrate(classifier, trainer))
+    fitted = None
+    if fit_gate and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        fitted = fit_gate(data_of(trainer).splits, facts, trainer.strategy.root_device)
+    if fitted:
+        run.update(gate=fitted.report)
+        log.info("%s", fitted)
+        confidence.reject_below, confidence.gate = fitted.reject_below, plain_weights(fitted.gate)
+        classifier.gate, classifier.reject_below = fitted.gate, fitted.reject_below
     if path and trainer.is_global_zero:
-        add_confidence(Path(path), temperature)
-    facts = replace(ModelFacts.of(classifier.hparams["data"]), temperature=temperature or 1.0)
-    save_state_dict(classifier.network, classifier.hparams["model"], facts, run.folder / "mnist_cnn_model.pth")
+        add_confidence(Path(path), confidence)
+    trainer.strategy.barrier()  # the others wait for what the first one fits
+    weights, model = run.folder / "mnist_cnn_model.pth", classifier.hparams["model"]
+    save_state_dict(classifier.network, model, confidence.added_to(facts), weights, classifier.gate)
 
 
 def _calibrate(classifier: "Classifier", trainer: L.Trainer) -> float | None:

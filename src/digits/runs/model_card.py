@@ -159,11 +159,23 @@ def _limits(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         [
             f"- It was trained on {shown}. It has never seen anything else: other alphabets or handwriting, photographs"
             " with uneven light and background, several characters in one image, an empty image.",
-            "- It gives one of its classes for every image. A high probability means little for an image of another"
-            " kind than above.",
+            f"- {_rejection(facts)}",
             "- `python -m digits.predict` first brings a picture into this form, and says so where it finds nothing.",
             "- Do not use it for decisions about people or money unless a person checks them.",
         ]
+    )
+
+
+def _rejection(facts: Mapping[str, Any]) -> str:
+    if not (gate := facts.get("gate")):
+        return (
+            "It gives one of its classes for every image. A high probability means little for an image of another kind"
+            " than above."
+        )
+    return (
+        "A gate tells images of its classes from others, such as letters and scribbles. Of strangers drawn like those"
+        f" that it was trained on, it believes {gate['believed']:.1%} (known with a probability of 90 % or more)."
+        " Others may pass it more often."
     )
 
 
