@@ -1,7 +1,7 @@
 """A trained network, ready to read pictures:  load_classifier("best.ckpt").predict("photo.png")"""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
-from digits.pictures.normal_form import Found, NothingFoundError, find_image, find_images
+from digits.pictures.normal_form import NOTHING, Found, NothingFoundError, find_images
 from digits.targets import packages
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ class Prediction:
     rejected: bool = False
     separator: bool = False
     line: int = 0
+
+    @property
+    def area(self) -> int:
+        """Of its box, in pixels."""
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top)
 
     @property
     def picture(self) -> "Image.Image":
@@ -126,36 +132,43 @@ class ImageClassifier:
         Raises:
             PictureError: if it cannot be read.
         """
-        image = read_picture(picture)
-        try:
-            found = [find_image(image, self.form)] if mode == "digit" else find_images(image, self.form)
-        except NothingFoundError as error:
-            return Reading([], reason=str(error))
-        return Reading(self._predictions(found))
+        marks = self._predictions(find_images(read_picture(picture), self.form))
+        return as_promised(_words_rejected(marks), mode, self.facts.noun)
 
     def predict(self, picture: Picture) -> Prediction:
-        """Reads the one digit (or whatever the network knows) in a picture.
+        """Reads the one digit (or whatever the network knows) in a picture: of several the largest.
 
         Args:
-            picture: a path, a file's bytes, a Pillow image, or an array: uint8 of shape (H, W), (H, W, 3) or
-                (H, W, 4).
+            picture: as for `read`.
 
         Raises:
             UserError: if it cannot be read, or there is nothing in it.
         """
-        return self._predictions([find_image(read_picture(picture), self.form)])[0]
+        [mark] = self._found(picture, "digit")
+        return mark
 
     def predict_line(self, picture: Picture) -> list[Prediction]:
         """Reads the digits in a picture from left to right; arguments and errors as for `predict`."""
-        return self._predictions(find_images(read_picture(picture), self.form))
+        return self._found(picture, "line")
+
+    def _found(self, picture: Picture, mode: Mode) -> list[Prediction]:
+        reading = self.read(picture, mode)
+        if not reading.marks:
+            raise NothingFoundError(reading.reason)
+        return reading.marks
 
     def _predictions(self, found: list[Found]) -> list[Prediction]:
+        if not found:
+            return []
         images = np.stack([one.image for one in found])
         predictions = []
         for one, probabilities in zip(found, self.probabilities(images), strict=True):
             names = self.facts.class_names
             ranked = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:2]]
             (label, probability), (runner_up, its_probability) = [*ranked, ("", 0.0)][:2]
+            if one.separator:
+                predictions.append(_separator(one))
+                continue
             predictions.append(
                 Prediction(
                     label=label,
@@ -165,9 +178,61 @@ class ImageClassifier:
                     probabilities=dict(zip(names, probabilities.tolist(), strict=True)),
                     image=one.image,
                     box=one.box,
+                    line=one.line,
                 )
             )
         return predictions
+
+
+def _separator(found: Found) -> Prediction:
+    return Prediction(
+        label=found.separator,
+        probability=1.0,
+        runner_up="",
+        runner_up_probability=0.0,
+        probabilities={},
+        image=found.image,
+        box=found.box,
+        separator=True,
+        line=found.line,
+    )
+
+
+def _words_rejected(marks: list[Prediction]) -> list[Prediction]:
+    """Rejects a line's other marks where most of them are rejected: an o in a word is no zero."""
+    rejected: set[int] = set()
+    for number in {mark.line for mark in marks}:
+        own = [mark.rejected for mark in marks if mark.line == number and not mark.separator]
+        if 2 * sum(own) > len(own):
+            rejected.add(number)
+    return [replace(mark, rejected=True) if mark.line in rejected and not mark.separator else mark for mark in marks]
+
+
+def as_promised(marks: list[Prediction], mode: Mode, noun: str) -> Reading:
+    """The answer to what was found.
+
+    Args:
+        marks: line by line from top to bottom, each from left to right.
+        mode: what the picture was said to be of.
+        noun: what the classes are.
+    """
+    answers = [mark for mark in marks if not (mark.rejected or mark.separator)]
+    note, lines = "", len({mark.line for mark in answers})
+    if mode == "digit" and marks:
+        if len(answers) > 1:
+            note = f"{len(answers)} {noun}s found, and the largest answered: mode=auto reads them all"
+        marks = [max(answers or marks, key=lambda mark: (not mark.separator, mark.area))]
+    elif mode == "line":
+        if lines > 1:
+            note = f"{lines} lines found, and read as one: mode=auto reads line by line"
+        marks = [replace(mark, line=0) for mark in sorted(marks, key=lambda mark: mark.box[0] + mark.box[2])]
+    reason = ""
+    if not marks:
+        reason = NOTHING.format(noun=noun)
+    elif not answers:
+        signs = all(mark.separator for mark in marks)
+        reason = f"no {noun}: a sign alone" if signs else f"no {noun}: it looks like none of the classes"
+    return Reading(marks, reason, note)
 
 
 def load_classifier(
