@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx_ir.passes.common
 import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
@@ -24,7 +25,10 @@ class _Deployed(nn.Module):
 
 
 def to_onnx(network: InkNetwork) -> bytes:
-    """Input `pixels`: uint8 (1, 3, H, W), H and W multiples of 32; outputs `ink` (1, H, W) and `cells` (1, C, H/4, W/4)."""
+    """The network as ONNX, for pictures whose height and width are multiples of 32.
+
+    Input `pixels`: uint8 (1, 3, H, W); outputs `ink` (1, H, W) and `cells` (1, C, H/4, W/4).
+    """
     model = _Deployed(network).eval().to(memory_format=torch.contiguous_format)
     program = torch.onnx.export(
         model,
@@ -35,8 +39,7 @@ def to_onnx(network: InkNetwork) -> bytes:
         dynamic_shapes=({2: 32 * torch.export.Dim("rows", min=2), 3: 32 * torch.export.Dim("columns", min=2)},),
         verbose=False,
     )
-    import onnx_ir.passes.common
-
+    assert program is not None  # as it would be without dynamo
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
     _halve(proto.graph)

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 SEPARATORS = ".,-/()[]+=:"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -31,7 +33,7 @@ class Mark:
     kind: int = 0
 
     @classmethod
-    def cut(cls, ink: np.ndarray, clean: np.ndarray, kind: int = 0) -> "Mark":
+    def cut(cls, ink: np.ndarray, clean: np.ndarray, kind: int = 0) -> Self:
         """Cuts off the empty margins."""
         rows, columns = (np.flatnonzero(np.maximum(ink, clean).max(axis=axis) > 0.1) for axis in (1, 0))
         if not len(rows):
@@ -72,8 +74,8 @@ def _interrupted(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """As a pen leaves it that fails here and there."""
     ink = ink.copy()
     for _ in range(rng.integers(1, 4)):
-        ends = [tuple(int(value) for value in rng.integers(0, SIDE, 2)) for _ in range(2)]
-        cv2.line(ink, *ends, 0.0, int(rng.integers(3, 9)))
+        begin, end = rng.integers(0, SIDE, (2, 2)).tolist()
+        cv2.line(ink, begin, end, 0.0, int(rng.integers(3, 9)))
     return ink
 
 
@@ -89,8 +91,6 @@ def _wobbly(rng: np.random.Generator, value: float) -> np.ndarray:
 
 def typed(text: str, rng: np.random.Generator, font: Path) -> Mark:
     """A character in a font."""
-    from PIL import Image, ImageDraw
-
     picture = Image.new("L", (2 * SIDE, 2 * SIDE))
     ImageDraw.Draw(picture).text((SIDE, SIDE), text, 255, _opened(font, SIDE - 16), anchor="mm")
     ink = np.asarray(picture, np.float32) / 255
@@ -115,7 +115,8 @@ def stroked(text: str, rng: np.random.Generator, pen: float) -> Mark:
 
     width = PEN * 60
     pictures = [drawn(width * pen), drawn(width)]
-    return Mark.cut(*_elastic(pictures, rng, 7), kind=kind_of(text))
+    ink, clean = _elastic(pictures, rng, 7)
+    return Mark.cut(ink, clean, kind_of(text))
 
 
 def _elastic(pictures: list[np.ndarray], rng: np.random.Generator, most: float) -> list[np.ndarray]:
@@ -158,7 +159,8 @@ def sign(text: str, rng: np.random.Generator, pen: float) -> Mark:
     strokes = lines[text]()
     blob = rng.uniform(1.0, 1.8) if text in ".,:" else 1
     ink, clean = (_polylines(strokes, blob * width) for width in (PEN * 85 * pen, PEN * 85))
-    return Mark.cut(*_elastic([ink, clean], rng, 3), kind=kind_of(text))
+    ink, clean = _elastic([ink, clean], rng, 3)
+    return Mark.cut(ink, clean, kind_of(text))
 
 
 def _arc(x: float, bulge: float, side: int) -> np.ndarray:
@@ -181,7 +183,8 @@ def scribble(rng: np.random.Generator, pen: float) -> Mark:
         points[:, 0] = np.linspace(10, SIDE - 10, turns) + rng.normal(0, 6, turns)
     smooth = cv2.resize(points[:, None], (1, 12 * turns), interpolation=cv2.INTER_CUBIC)[:, 0]
     line = [smooth if rng.random() < 0.7 else points]
-    return Mark.cut(*(_polylines(line, width) for width in (PEN * 85 * pen, PEN * 85)))
+    ink, clean = (_polylines(line, width) for width in (PEN * 85 * pen, PEN * 85))
+    return Mark.cut(ink, clean)
 
 
 def drawing(rng: np.random.Generator, pen: float) -> Mark:
@@ -224,7 +227,8 @@ def drawing(rng: np.random.Generator, pen: float) -> Mark:
     ]
     lines = figures[rng.integers(len(figures))]()
     ink, clean = (_polylines(lines, width) for width in (PEN * 70 * pen, PEN * 70))
-    return Mark.cut(*_elastic([ink, clean], rng, 5))
+    ink, clean = _elastic([ink, clean], rng, 5)
+    return Mark.cut(ink, clean)
 
 
 def _heart(t: np.ndarray) -> np.ndarray:
@@ -242,7 +246,5 @@ def fonts() -> tuple[Path, ...]:
 
 
 @cache
-def _opened(font: Path, size: int):
-    from PIL import ImageFont
-
+def _opened(font: Path, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font, size)

@@ -1,5 +1,7 @@
 """The ink network: from a picture to the ink on it, the middle of each mark, its kind, and how the lines are turned."""
 
+import itertools
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,9 +42,9 @@ class InkNetwork(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(_Block(3, widths[0], 2), _Block(widths[0], widths[0]))
         self.down = nn.ModuleList(
-            nn.Sequential(_Block(into, out, 2), _Residual(out)) for into, out in zip(widths, widths[1:], strict=False)
+            nn.Sequential(_Block(into, out, 2), _Residual(out)) for into, out in itertools.pairwise(widths)
         )
-        self.across = nn.ModuleList(nn.Conv2d(out, into, 1) for into, out in zip(widths, widths[1:], strict=False))
+        self.across = nn.ModuleList(nn.Conv2d(out, into, 1) for into, out in itertools.pairwise(widths))
         self.up = nn.ModuleList(_Block(into, into) for into in widths[:-1])
         self.cells = nn.Sequential(_Block(widths[1], widths[1]), nn.Conv2d(widths[1], 4 + KINDS, 1))
         self.ink = nn.Conv2d(widths[0], 4, 3, padding=1)

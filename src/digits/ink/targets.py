@@ -42,7 +42,7 @@ def targets(page: Page) -> dict[str, np.ndarray]:
         "offset": offset,
         "kind": np.where(weight > 0, kinds, -1),
         "weight": weight,
-        "angle": np.float32(np.sin(np.deg2rad(page.angle))),
+        "angle": np.sin(np.deg2rad(np.array(page.angle, np.float32))),
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
+from digits.data.datasets import Mnist
 from digits.ink.network import InkNetwork
 from digits.ink.pages import page
 from digits.ink.targets import targets
@@ -65,11 +66,7 @@ def losses(ink: Tensor, cells: Tensor, batch: dict[str, Tensor]) -> dict[str, Te
 
 
 def mnist(root: Path) -> np.ndarray:
-    import gzip
-
-    path = next(root.glob("**/train-images-idx3-ubyte*"))
-    content = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
-    return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
+    return Mnist(root).load().train.images[:, 0].numpy()
 
 
 def main() -> None:
@@ -108,7 +105,7 @@ def main() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             ink, cells = network(image)
         parts = losses(ink.float(), cells.float(), batch)
-        loss = sum(parts.values())
+        loss = torch.stack(list(parts.values())).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)

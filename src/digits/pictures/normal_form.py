@@ -1,7 +1,7 @@
 """From any picture to the normal form of a data set: MNIST's digits are light on dark, boxed, scaled and centred."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,8 @@ from digits.pictures.ink import Mark, find_marks
 
 SMALL = 64  # pixels of the longer side: a picture of no more is an image of a data set, with nothing to be searched for
 FAINTEST = 28  # of 255: the least difference from the ground that can be ink, in such an image
-SOFT_EDGE = 4  # the least that still belongs to a stroke
 FULL = 75  # percentile of a mark's ink that is as dark as the pen makes it
-EDGE = 0.12  # of the ink: where a mark's box ends
+SOFT_EDGE = 4 / 255  # of the ink: where its box ends
 
 NOTHING = "no {noun} found: the picture is blank, or its ink too faint or too small"
 
@@ -42,7 +41,9 @@ class Found:
     line: int = 0
 
 
-def find_images(picture: Image.Image, form: Form) -> list[Found]:
+def find_images(
+    picture: Image.Image, form: Form, judge: Callable[[np.ndarray], np.ndarray] | None = None
+) -> list[Found]:
     """Finds the marks on a picture and brings each into the form: line by line, each from left to right.
 
     For a data set without a known normal form, the whole picture is the only one.
@@ -50,14 +51,27 @@ def find_images(picture: Image.Image, form: Form) -> list[Found]:
     Args:
         picture: as `read_picture` gives it.
         form: as `digits.model_facts.ModelFacts.form` has it.
+        judge: tells of images in the form, uint8 (N, C, H, W), how likely each is one mark: (N,), from 0 to 1. It
+            decides where marks touch.
 
     Returns:
         Empty for a picture with nothing on it.
     """
     if form.fit is None:
         return [_whole_picture(picture, form)]
-    marks = _single_mark(picture) if max(picture.size) <= SMALL else find_marks(picture)
-    return [_normalised(mark, picture, form) for mark in marks]
+    if max(picture.size) <= SMALL:
+        marks = _single_mark(picture)
+    else:
+
+        def judge_marks(some: Sequence[Mark]) -> np.ndarray:
+            assert judge
+            return judge(np.stack([_image(mark.ink, form) for mark in some]))
+
+        marks = find_marks(picture, judge_marks if judge else None)
+    boxes = [_in_original(mark.box, picture) for mark in marks]
+    return [
+        Found(_image(mark.ink, form), box, mark.separator, mark.line) for mark, box in zip(marks, boxes, strict=True)
+    ]
 
 
 def find_image(picture: Image.Image, form: Form) -> Found:
@@ -103,25 +117,21 @@ def _single_mark(picture: Image.Image) -> list[Mark]:
     if amount.max() < FAINTEST:
         return []
     sure = amount[amount > max(FAINTEST, amount.max() / 2)]
-    ink = np.minimum(amount / np.percentile(sure, FULL), 1) * (amount >= SOFT_EDGE)
-    rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
+    ink = np.minimum(amount / np.percentile(sure, FULL), 1)
+    rows, columns = (np.flatnonzero((ink >= SOFT_EDGE).any(axis=axis)) for axis in (1, 0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     return [Mark(ink[box[1] : box[3], box[0] : box[2]], box)]
 
 
-def _normalised(mark: Mark, picture: Image.Image, form: Form) -> Found:
-    """Brings a mark into the form."""
+def _image(ink: np.ndarray, form: Form) -> np.ndarray:
+    """A mark's ink, (h, w) from 0 to 1, in the form: scaled and centred, uint8 (C, H, W)."""
     assert form.fit is not None  # else the picture is taken whole
-    seen = mark.ink >= min(EDGE, SOFT_EDGE / 255 if max(picture.size) <= SMALL else EDGE)
-    rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
-    pixels = mark.ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = form.fit / max(pixels.shape)
-    size = [max(1, round(side * scale)) for side in pixels.shape[::-1]]
-    small = Image.fromarray((255 * pixels).round().astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    small = np.asarray(small).astype(np.float32)
+    scale = form.fit / max(ink.shape)
+    size = [max(1, round(side * scale)) for side in ink.shape[::-1]]
+    scaled = Image.fromarray((255 * ink).round().astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    small = np.asarray(scaled).astype(np.float32)
     image = _centred((small * (255 / max(1, small.max()))).round().astype(np.uint8), form)
-    box = _in_original(mark.box, picture)
-    return Found(np.repeat(image[None], form.channels, axis=0), box, mark.separator, mark.line)
+    return np.repeat(image[None], form.channels, axis=0)
 
 
 def _centred(digit: np.ndarray, form: Form) -> np.ndarray:

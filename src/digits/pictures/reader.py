@@ -132,7 +132,8 @@ class ImageClassifier:
         Raises:
             PictureError: if it cannot be read.
         """
-        marks = self._predictions(find_images(read_picture(picture), self.form))
+        found = find_images(read_picture(picture), self.form, self._judge)
+        marks = self._predictions(found)
         return as_promised(_words_rejected(marks), mode, self.facts.noun)
 
     def predict(self, picture: Picture) -> Prediction:
@@ -156,6 +157,10 @@ class ImageClassifier:
         if not reading.marks:
             raise NothingFoundError(reading.reason)
         return reading.marks
+
+    def _judge(self, images: np.ndarray) -> np.ndarray:
+        """How surely each image (N, C, H, W) is one of the classes: (N,)."""
+        return self.probabilities(images).max(axis=1)
 
     def _predictions(self, found: list[Found]) -> list[Prediction]:
         if not found:
