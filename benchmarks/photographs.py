@@ -92,7 +92,7 @@ def rule(rng: np.random.Generator, sheet: np.ndarray, kind: str, digit: float) -
     step = max(7.0, digit * rng.uniform(0.12, 0.3)) if kind == "graph" else step
     thick = max(1.0, step * rng.uniform(0.012, 0.045))
     rows, columns = (np.arange(rng.uniform(0.1, 1) * step, end, step) for end in (height, width))
-    strength = rng.uniform(0.45, 0.95)
+    strength = rng.uniform(0.45, 0.95) * (0.6 if kind == "graph" else 1)
     if kind == "dotted":
         ink = _dots(rows, columns, (height, width), max(1.2, 1.7 * thick))
     else:
@@ -378,7 +378,7 @@ def camera(rng: np.random.Generator, picture: np.ndarray, rough: float = 1.0) ->
         rough: how bad; 1 is usual.
     """
     warm = rng.normal(0, 0.045)
-    picture = picture * np.array([1 + warm, 1 + rng.normal(0, 0.01), 1 - warm], np.float32) * rng.uniform(0.72, 1.05)
+    picture = picture * np.array([1 + warm, 1 + rng.normal(0, 0.01), 1 - warm], np.float32) * rng.uniform(0.78, 1.1)
     blur = rng.choice([0, rng.uniform(0.4, 1.0), rng.uniform(0.8, 1.7) * rough], p=[0.3, 0.5, 0.2])
     if blur > 0.3:
         picture = cv2.GaussianBlur(picture, (0, 0), blur)

@@ -4,7 +4,7 @@ Independent of what the project trains with: MNIST's *test* digits, other papers
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -245,11 +245,11 @@ def compressed(d: Desk) -> Scene:
     return encoded(picture, int(d.between(40, 55))), text
 
 
-def on_rules(kind: str) -> Drawer:
+def on_rules(kinds: str) -> Drawer:
     def draw(d: Desk) -> Scene:
         sheet = paper(d.rng, d.shape())
         text, height = d.number(1, 1), d.digit_height(sheet.shape[:2], 0.07, 0.5)
-        rule(d.rng, sheet, kind, height)
+        rule(d.rng, sheet, d.one_of(*kinds.split()), height)
         pen = any_pen(d.rng)
         place(d, sheet, fitting(d.written(text, height, pen), sheet.shape, 0.7), pen, 0.14)
         return photographed(d, sheet), text
@@ -784,7 +784,7 @@ ROWS = {
     ),
     "lined": Row(
         "ruled, squared, dotted paper",
-        {kind: on_rules(kind) for kind in ("ruled", "squared", "dotted", "ruled", "graph", "squared", "primer")},
+        {kind: on_rules(kind) for kind in ("ruled", "squared", "dotted")} | {"other rules": on_rules("primer graph")},
         4,
     ),
     "desk": Row(
@@ -807,7 +807,7 @@ ROWS = {
         },
         8,
     ),
-    "touching": Row("a line of digits that touch", {"touching": a_line(2, 6, gap=(-0.12, -0.02))}, 30),
+    "touching": Row("a line of digits that touch", {"touching": a_line(2, 6, gap=(-0.08, -0.015))}, 30),
     "lines": Row("two to four lines: lists, blocks, sums", {"list": a_list, "block": a_block, "sum": a_sum}, 12),
     "boxes": Row(
         "form boxes, combs",
@@ -825,12 +825,11 @@ ROWS = {
             "screenshot, one digit": screenshot(1, 1),
             "screenshot": screenshot(2, 8),
             "printed": printed,
-            "screenshot with a word": screenshot(1, 6, word=True),
         },
         2,
     ),
     "none": Row(
-        "no digit at all",
+        "no digit at all: answered with p >= 0.9 (answered at all)",
         {
             "letter": by_hand(drawn_from(LETTERS)),
             "word": by_hand(a_word, 0.25, gap=(0.03, 0.15)),
@@ -838,7 +837,7 @@ ROWS = {
             "typed words": of_type(lambda d: " ".join(d.rng.choice(WORDS.split(), int(d.rng.integers(1, 4))))),
             "scribble": by_hand(lambda d: [scribble(d.rng)], 0.4),
             "symbol": by_hand(drawn_from(SYMBOLS)),
-            "typed symbol": of_type(lambda d: d.one_of(*"?!#%&@*§€$→★♥✓✗Ωπ∑∞☺")),
+            "typed symbol": of_type(lambda d: d.one_of(*"?!#%&@*§€$→★♥✓✗Ωπ∑☺")),
             "face": by_hand(lambda d: [face(d.rng)], 0.4),
             "photo": a_photo,
             "empty page": empty_page,
@@ -865,6 +864,7 @@ ROWS = {
     ),
     "-7": Row("-7", {"minus": a_text(lambda d: "-7" if d.chance(0.5) else f"-{d.number(1, 2)}")}),
     "1000": Row("1000 with small zeros", {"small zeros": a_text(lambda d: d.one_of(*"1234567") + "000", small_zeros)}),
+    "beside a word": Row("a typed number beside a word", {"beside a word": screenshot(1, 6, word=True)}),
     "two lines": Row("two lines", {"two lines": lambda d: some_lines(d, [d.number(1, 4), d.number(1, 4)])}),
 }
 
@@ -884,9 +884,3 @@ def draw(row: str, index: int, seed: int, digits: Digits, type_faces: tuple[Path
     rng = np.random.default_rng([seed, zlib.crc32(row.encode()), index])
     file, text = ROWS[row].kinds[kind](Desk(rng, digits, type_faces or fonts()))
     return Picture(row, kind, text, file)
-
-
-def pictures(rows: Sequence[str], count: int, seed: int, digits: Digits) -> Iterator[Picture]:
-    for row in rows:
-        for index in range(count):
-            yield draw(row, index, seed, digits)
