@@ -170,7 +170,8 @@ def desk(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     kind = rng.choice(["wood", "wood", "planks", "cloth", "stone", "plain", "checked", "photo"])
     colours = [(0.45, 0.29, 0.16), (0.62, 0.45, 0.28), (0.25, 0.15, 0.09), (0.75, 0.62, 0.45), (0.20, 0.22, 0.25)]
     colour = np.array(colours[int(rng.integers(5))], np.float32)
-    height, width = shape
+    upright = bool(rng.integers(2))  # the grain of the wood
+    height, width = shape[::-1] if upright and kind in ("wood", "planks") else shape
     if kind in ("wood", "planks"):
         grain = clouds(rng, (max(4, height // 2), max(3, width // 60 + 2)), 2)
         grain = cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -179,7 +180,7 @@ def desk(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
         if kind == "planks":
             seams = np.arange(rng.uniform(0, 1), 6) * height / rng.uniform(3, 6)
             ground *= 1 - 0.7 * _lines(seams[seams < height], height, max(2.0, height / 200))[:, None, None]
-        return np.clip(np.flip(ground.transpose(1, 0, 2), 1) if height == width else ground, 0.01, 1)
+        return np.clip(np.ascontiguousarray(ground.transpose(1, 0, 2)) if upright else ground, 0.01, 1)
     if kind == "photo":
         texture = photo(str(rng.choice(TEXTURES.split()))) * rng.uniform(0.5, 1.3) * rng.uniform(0.8, 1.2, 3)
         ground = cv2.resize(texture.astype(np.float32), (max(width, height),) * 2, interpolation=cv2.INTER_CUBIC)

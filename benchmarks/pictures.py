@@ -6,11 +6,12 @@
     python -m benchmarks.pictures --time                          seconds from a file to the answer, on one core
     python -m benchmarks.pictures --mnist                         MNIST's own test images, beside the plain test
 
-The pictures are drawn by `benchmarks/scenes.py` from MNIST's test digits, each from its seed. A picture of one digit is
-right with exactly one answer, of the right class; one of several with the right text, line by line; one without any
-with no answer. In a text, spaces and `?` (a mark that is no digit) do not count, and a comma is a decimal point. Where a
-label holds signs, the digits alone are counted besides. A picture's probability is the least of its answers': all of them must be right; of a picture without digits, the highest. The calibration error (ECE, 15 bins of equal width)
-is that of pictures with one digit and at least one answer: where nothing is answered, no probability is stated.
+The pictures are drawn by `benchmarks/scenes.py` from MNIST's test digits, each from its seed. One digit is right with
+exactly one answer, of the right class; several with the right text, line by line; a picture without any with no answer.
+In a text, spaces and `?` (a mark that is no digit) do not count, and a comma is a decimal point. Where labels hold
+signs, the digits alone are counted besides. A picture's probability is the least of its answers', since all of them
+must be right; of a picture without digits, it is the highest. The calibration error (ECE, 15 bins of equal width) is
+that of pictures with one digit and at least one answer: where nothing is answered, no probability is stated.
 """
 
 import argparse
@@ -331,14 +332,14 @@ def show(console: Console, title: str, rows: Sequence[dict[str, str]]) -> None:
 
 
 class ContactSheet:
-    """Of each row, what was read right and what was not, with the answer beneath.
+    """Of each row, some pictures that were read right and some that were not, with the answer beneath.
 
     Args:
         each: pictures of either.
         reader: whose answers.
     """
 
-    WIDTH, HEIGHT, CAPTION = 190, 150, 15
+    COLUMNS, WIDTH, HEIGHT, CAPTION, HEAD = 8, 170, 140, 15, 30  # pixels, but the columns
 
     def __init__(self, each: int = 2, reader: str = "project") -> None:
         self.each, self.reader = each, reader
@@ -351,13 +352,20 @@ class ContactSheet:
             here.append((picture, outcome))
 
     def image(self) -> Image.Image:
-        rows = list(dict.fromkeys(row for row, _ in self.kept))
-        sheet = Image.new("RGB", (2 * self.each * self.WIDTH, len(rows) * self.HEIGHT), "white")
-        for y, row in enumerate(rows):
-            for right in (True, False):
-                for x, (picture, outcome) in enumerate(self.kept.get((row, right), [])):
-                    column = x if right else x + self.each
-                    self._draw(sheet, column * self.WIDTH, y * self.HEIGHT, picture, outcome)
+        """The right ones, then the wrong ones, each in the order of the rows."""
+        parts = [
+            [pair for (_, is_right), pairs in self.kept.items() if is_right is right for pair in pairs]
+            for right in (True, False)
+        ]
+        lines = [-(-len(part) // self.COLUMNS) for part in parts]
+        sheet = Image.new("RGB", (self.COLUMNS * self.WIDTH, sum(lines) * self.HEIGHT + 2 * self.HEAD), "white")
+        pen, top = ImageDraw.Draw(sheet), 0
+        for title, part, high in zip(("read right", "read wrong"), parts, lines, strict=True):
+            pen.text((4, top + 4), title, fill="black", font_size=18)
+            for i, (picture, outcome) in enumerate(part):
+                x, y = i % self.COLUMNS * self.WIDTH, i // self.COLUMNS * self.HEIGHT
+                self._draw(sheet, x, top + self.HEAD + y, picture, outcome)
+            top += self.HEAD + high * self.HEIGHT
         return sheet
 
     def _draw(self, sheet: Image.Image, x: int, y: int, picture: Picture, outcome: Outcome) -> None:
@@ -370,7 +378,7 @@ class ContactSheet:
         sheet.paste(small, (x + 4, y + 4))
         said = f"{outcome.read.text} ({outcome.probability:.2f})" if outcome.read.answers else "no digit"
         below = y + small.height + 7
-        caption = [f"{picture.kind}: {picture.text}"[:34], f"{'read' if outcome.right else 'READ'} {said}"[:34]]
+        caption = [f"{picture.kind}: {picture.text}"[:30], f"{'read' if outcome.right else 'READ'} {said}"[:30]]
         for i, text in enumerate(caption):
             pen.text((x + 4, below + 12 * i), text, fill=colour if i else "black", font_size=11)
 
