@@ -58,7 +58,7 @@ MEASURED = {
         "--readers",
         "project",
         "naive",
-    ],  # fmt: skip
+    ],
     "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--seeds", "1", "--epochs", "1"],
 }
 # A command of these runs in the test's process, without the seconds of imports; others start processes themselves.
