@@ -112,7 +112,7 @@ def any_pen(rng: np.random.Generator, kinds: Sequence[str] = ()) -> Pen:
 
 def chalk(rng: np.random.Generator) -> Pen:
     colour = CHALKS[int(rng.choice(len(CHALKS), p=[0.6, 0.1, 0.1, 0.1, 0.1]))]
-    radius, opacity, grain = rng.uniform(0.028, 0.065), rng.uniform(0.7, 0.95), rng.uniform(0.2, 0.5)
+    radius, opacity, grain = rng.uniform(0.03, 0.065), rng.uniform(0.78, 0.97), rng.uniform(0.2, 0.5)
     return Pen("chalk", colour, radius, opacity, 0.25, grain)
 
 

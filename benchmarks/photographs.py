@@ -247,7 +247,7 @@ def laid(
     corners = corners @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     corners *= 1 + rng.uniform(-tilt, tilt, (4, 2))
     room = np.array([width, height]) * (1 + 2 * cut) / (corners.max(0) - corners.min(0))
-    corners *= room.min() * rng.uniform(0.6, 0.97)
+    corners *= room.min() * rng.uniform(0.68, 0.97)
     low, high_ = -corners.min(0), np.array([width, height]) - corners.max(0)
     centre = np.array([rng.uniform(*sorted(pair)) for pair in zip(low, high_, strict=True)])
     target = (corners + centre).astype(np.float32)
@@ -278,7 +278,7 @@ def light(rng: np.random.Generator, shape: tuple[int, int], strength: float = 1.
         bright *= 1 - strength * rng.uniform(0.2, 0.6) * np.clip(far, 0, 1.2)
     if rng.random() < 0.4:
         bright *= 1 - strength * rng.uniform(0.1, 0.7) * (x**2 + y**2)
-    return np.clip(bright / bright.max(), 0.3, 1)[..., None]
+    return np.clip(bright / bright.max(), 0.35, 1)[..., None]
 
 
 def shadow(rng: np.random.Generator, shape: tuple[int, int], kind: str = "") -> np.ndarray:

@@ -509,6 +509,9 @@ def tables(arguments: argparse.Namespace, path: Path) -> dict[str, list[dict[str
     found = {"wrong answers (of all: wrong and sure, p >= 0.9)": table_of(outcomes, list(readers))}
     if arguments.kinds:
         found["by kind"] = table_of(outcomes, list(readers), by="kind")
+    asked = [one for one in outcomes if one.row not in ROWS or ROWS[one.row].target is not None]
+    if asked and len(asked) < len(outcomes):
+        found["all pictures of the rows with a figure to reach"] = overall_table(asked, list(readers))
     return found | {"all pictures": overall_table(outcomes, list(readers))}
 
 

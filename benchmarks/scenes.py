@@ -224,7 +224,7 @@ def shadowed(d: Desk) -> Scene:
 def uneven(d: Desk) -> Scene:
     sheet = paper(d.rng, d.shape())
     text = one_digit(d, sheet, any_pen(d.rng))
-    sheet *= light(d.rng, sheet.shape[:2], 2.0) * light(d.rng, sheet.shape[:2], 1.6)
+    sheet *= light(d.rng, sheet.shape[:2], 1.8) * light(d.rng, sheet.shape[:2], 1.2)
     sheet = glare(d.rng, sheet, 1) if d.chance(0.2) else sheet
     return photographed(d, sheet, shadows=0.2), text
 
@@ -269,7 +269,7 @@ def a_sheet(d: Desk) -> np.ndarray:
 
 def on_desk(d: Desk, sheet: np.ndarray, cut: float = 0.0, turn: float = 25.0) -> bytes:
     """A photo of a sheet on a desk."""
-    ground = desk(d.rng, d.shape(480, 1150))
+    ground = desk(d.rng, d.shape(600, 1150))
     for _ in range(int(d.rng.choice([0, 1, 2], p=[0.6, 0.3, 0.1]))):
         litter(d.rng, ground)
     scene = laid(d.rng, sheet, ground, d.between(-turn, turn), d.between(0, 0.14), cut)
@@ -280,7 +280,7 @@ def on_desk(d: Desk, sheet: np.ndarray, cut: float = 0.0, turn: float = 25.0) ->
 
 def sheet_on_desk(d: Desk) -> Scene:
     sheet = a_sheet(d)
-    text = one_digit(d, sheet, any_pen(d.rng), 0.08, 0.65)
+    text = one_digit(d, sheet, any_pen(d.rng), 0.11, 0.65)
     return on_desk(d, sheet), text
 
 
@@ -309,7 +309,11 @@ def on_board(kind: str) -> Drawer:
             text = one_digit(d, plane, pen)
             plane = glare(d.rng, plane, int(d.rng.integers(1, 4)))
         else:
-            pen = chalk(d.rng) if kind == "chalkboard" else replace(chalk(d.rng), grain=d.between(0, 0.25))
+            pen = (
+                chalk(d.rng)
+                if kind == "chalkboard"
+                else replace(chalk(d.rng), grain=d.between(0, 0.25), opacity=d.between(0.8, 1))
+            )
             text = one_digit(d, plane, pen)
         return photographed(d, plane, shadows=0.1), text
 
