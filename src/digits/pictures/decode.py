@@ -1,6 +1,7 @@
 """Pictures as people have them: files of several formats, depths and modes, decoded in one place."""
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -39,8 +40,10 @@ OTHERS = {
 HEIC = rb"(?s).{4}ftyp.{0,40}(heic|heix|heim|heis|hevc|hevx)"
 NO_HEIC = "a HEIC picture. To have these read, install pillow-heif (uv sync --extra heic); or save it as JPEG"
 STRIP_ROWS = 128
-# Of the longer side. What has twice as many or more is reduced: a digit needs no more, and a photograph takes seconds.
-ENOUGH_PIXELS = 1500
+# What has four times as many or more is reduced, to between one and four times as many: a digit needs no more, and a
+# photograph takes seconds. By the area, so that of a narrow strip, such as a receipt, enough is left across it.
+ENOUGH_PIXELS = 1500 * 1125
+LONGEST = 6000  # likewise, of the longer side: of a strip of one pixel
 ORIGINAL_SIZE = "original_size"  # in a picture's `info`
 BITS = "bits"  # likewise
 
@@ -200,7 +203,7 @@ def _bits(image: Image.Image) -> int | None:
 
 
 def _factor(size: tuple[int, int]) -> int:
-    return max(1, max(size) // ENOUGH_PIXELS)
+    return max(1, math.isqrt(size[0] * size[1] // ENOUGH_PIXELS), max(size) // LONGEST)
 
 
 def _ground(image: Image.Image) -> str:
