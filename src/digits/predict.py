@@ -151,22 +151,23 @@ def _as_table(answers: Sequence[Answer], noun: str, details: bool | None) -> str
         "read as": True,
         "line": in_full and any(mark.line for answer in answers for mark in answer.marks),
         "position": marks > 1,
-        noun if in_full or marks == 1 else f"least sure {noun}": True,
+        noun if in_full or marks < 2 else f"least sure {noun}": True,
         "probability": True,
         "runner-up": True,
     }
     table = Table(box=box.SIMPLE_HEAD)
+    paths = [answer.path.name if lines else str(answer.path) for answer in answers]
     for name in (name for name, is_needed in columns.items() if is_needed):
-        table.add_column(
-            name, justify="right" if name in ("line", "position", "probability") else "left", overflow="fold"
-        )
-    for answer in answers:
+        is_number = name in ("line", "position", "probability")
+        least = min(40, max(map(len, paths))) if name == "file" else None
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold", min_width=least)
+    for path, answer in zip(paths, answers, strict=True):
         shown = [*enumerate(answer.marks, start=1)]
         if shown and not in_full:
             shown = [min(shown, key=lambda one: (one[1].separator, not one[1].rejected, one[1].probability))]
         rows_of_marks = [[str(mark.line + 1), str(position), *_mark_cells(mark, noun)] for position, mark in shown]
         text = answer.reading.text or f"no {noun}" if answer.reading else "cannot be read"
-        start = [answer.path.name if lines else str(answer.path), text]
+        start = [path, text]
         for cells in rows_of_marks or [[""] * 5]:
             row = zip(columns.values(), [*start, *cells], strict=True)
             table.add_row(*(cell for is_needed, cell in row if is_needed))
