@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import RELIABILITY, SEED, Command
+from fakes import digit
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -375,7 +376,7 @@ def test_pictures_of_a_folder(trained: Path, tmp_path: Path, record_property: Ca
     for i in range(2):
         path = tmp_path / str(i) / "a.png"
         path.parent.mkdir()
-        Image.new("L", (28, 28), 10 * i).save(path)
+        digit(700 * i).save(path)
 
     def use(damaged: bytes) -> None:
         path.write_bytes(damaged)
