@@ -196,7 +196,7 @@ def test_photograph_of_50_megapixels() -> None:
     image.paste(40, (4000, 2000, 4300, 3500))
     read = read_picture(saved(image, "JPEG"))
     assert max(read.size) < 3000
-    np.testing.assert_allclose(find_image(read, MNIST_FORM).box, (4000, 2000, 4300, 3500), atol=20)
+    np.testing.assert_allclose(find_image(read, MNIST_FORM).box, (4000, 2000, 4300, 3500), atol=50)
 
 
 def test_first_picture_of_a_telephones_mpo() -> None:

@@ -124,9 +124,9 @@ def lit(image: np.ndarray, rng: np.random.Generator, plain: bool) -> np.ndarray:
     if rng.random() < 0.3:
         light = light - rng.uniform(0.1, 0.45) * (ramp[None] ** 2 + ramp[:, None] ** 2) / 2
     light *= rng.uniform(0.5, 1.05)
-    for _ in range(rng.choice([0, 1, 2], p=[0.5, 0.35, 0.15])):
+    for _ in range(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2])):
         mask = np.zeros((side, side), np.float32)
-        if rng.random() < 0.75:
+        if rng.random() < 0.6:
             corners = int(rng.integers(3, 6))
             middle, size = rng.uniform(0, side, 2), rng.uniform(0.15, 0.9) * side
             turns = np.sort(rng.uniform(0, 2 * np.pi, corners))

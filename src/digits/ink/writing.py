@@ -78,7 +78,7 @@ def write(layers: Layers, digits: np.ndarray, rng: np.random.Generator, side: in
     fits = side / max(0.75 * longest, 1.5 * lines)
     height = float(np.exp(rng.uniform(np.log(min(10, fits)), np.log(1.15 * fits))))
     spacing = rng.uniform(1.15, 2.1) * height
-    gap = rng.choice([rng.uniform(-0.24, 0.0), rng.uniform(0.05, 0.35), rng.uniform(0.3, 0.9)], p=[0.22, 0.53, 0.25])
+    gap = rng.choice([rng.uniform(-0.24, 0.0), rng.uniform(0.05, 0.35), rng.uniform(0.3, 0.9)], p=[0.28, 0.49, 0.23])
     if font:
         gap = rng.uniform(0.08, 0.3)
     left = middle - 0.36 * longest * height + rng.uniform(-0.15, 0.15) * side

@@ -35,6 +35,7 @@ CLOSE = 0.25  # of the height: middles beside each other that are closer are mor
 TOUCHING = 0.12  # of the height: pieces with more between them are of two marks
 WIDEST = 1.6  # heights that a mark is wide at most
 MOST_PIECES = 3  # that a mark can be in
+SIGN_WITHIN = 1.0  # sizes of a character: a sign further away from it belongs to none
 TINY = 0.33  # of the usual size: a smaller mark that is no separator is dirt
 
 
@@ -145,7 +146,7 @@ def find_marks(picture: Image.Image, judge: Judge | None = None) -> list[Mark]:
         found = _spots(closer)
         if found:
             view, spots = closer, found
-    lines = _lines(_plausible(spots))
+    lines = [kept for line in _lines(_plausible(spots)) if (kept := _with_their_signs(line))]
     lines = _judged(view, lines, judge) if judge else [_joined_where_close(line) for line in lines]
     return [replace(_mark(view, spot), line=number) for number, line in enumerate(lines) for spot in line]
 
@@ -365,6 +366,18 @@ def _lines(spots: list[_Spot]) -> list[list[_Spot]]:
     for line in lines:
         line.sort(key=lambda spot: spot.box[0] + spot.box[2])
     return sorted(lines, key=lambda line: float(np.median([spot.box[1] + spot.box[3] for spot in line])))
+
+
+def _with_their_signs(line: list[_Spot]) -> list[_Spot]:
+    """Without signs that stand beside nothing: dots of a dotted paper."""
+    characters = [spot for spot in line if not spot.kind]
+    reach = SIGN_WITHIN * max((spot.size for spot in characters), default=0)
+    return [
+        spot
+        for spot in line
+        if not spot.kind
+        or any(max(other.box[0] - spot.box[2], spot.box[0] - other.box[2]) < reach for other in characters)
+    ]
 
 
 def _mark(view: _View, spot: _Spot) -> Mark:
