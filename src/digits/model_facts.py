@@ -69,7 +69,7 @@ class ModelFacts:
     @property
     def noun(self) -> str:
         """What a class is, for the words around an answer."""
-        return "digit" if self.are_digits else "character" if max(map(len, self.class_names)) == 1 else "picture"
+        return "digit" if self.are_digits else "character" if max(map(len, self.class_names)) == 1 else "class"
 
     @property
     def are_digits(self) -> bool:

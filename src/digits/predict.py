@@ -112,7 +112,7 @@ def main(cfg: DictConfig) -> None:
     ids, paths = settings.pictures
     mode = "digit" if wanted else settings.mode  # one label for each picture
     answers = list(read_files(paths, lambda path: classifier.read(path, mode)))
-    noun = "digit" if classifier.facts.are_digits else "class"
+    noun = classifier.facts.noun
     if wanted:
         for line in submission.doubts_of(answers, ids, noun):
             log.warning(line)

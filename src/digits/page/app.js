@@ -467,8 +467,8 @@ async function getModel() {
   }
   const names = model.class_names;
   const longest = Math.max(...names.map((name) => name.length));
-  const wanted = model.noun === "picture" ? "a picture" : `a ${model.noun}, or several`;
-  nothing = model.noun === "picture" ? "none of the classes" : `no ${model.noun}`;
+  const wanted = model.noun === "class" ? "a picture" : `a ${model.noun}, or several`;
+  nothing = model.noun === "class" ? "none of the classes" : `no ${model.noun}`;
   $("draw-hint").textContent = `Draw ${wanted}`;
   $("camera-hint").textContent = `Start the camera, and show it ${wanted}`;
   $("model").textContent = `${model.file} · ${model.dataset}, ${names.length} classes`;
