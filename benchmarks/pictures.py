@@ -380,7 +380,7 @@ class ContactSheet:
         sheet.paste(small, (x + 4, y + 4))
         said = f"{outcome.read.text} ({outcome.probability:.2f})" if outcome.read.answers else "no digit"
         below = y + small.height + 7
-        caption = [f"{picture.kind}: {picture.text}"[:30], f"{'read' if outcome.right else 'READ'} {said}"[:30]]
+        caption = [f"{picture.kind}: {picture.text}"[:27], f"{'read' if outcome.right else 'READ'} {said}"[:30]]
         for i, text in enumerate(caption):
             pen.text((x + 4, below + 12 * i), text, fill=colour if i else "black", font_size=11)
 
