@@ -18,6 +18,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
     """Writes the report of training for a checkpoint; for several, for their ensemble."""
     # Imported here: torch takes seconds, for which --help and a mistyped key should not wait.
     from digits import build, report
+    from digits.calibration import calibrate_as_trained
     from digits.checkpoints import open_all
     from digits.metrics import plain
     from digits.networks import Ensemble
@@ -45,6 +46,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
     # Test; of several, the mean of their probabilities
     network = Ensemble(networks) if members else networks[0]
     classifier = checkpoints[0].classifier(network)
+    calibrate_as_trained(classifier, checkpoints, data, trainer.strategy.root_device)
     trainer.test(classifier, data, verbose=False)
     if members:
         run.update(members=members)

@@ -27,6 +27,7 @@ from PIL import Image
 from starlette.applications import Starlette
 
 from digits import demo
+from digits.checkpoints import Checkpoint
 from digits.data import DigitsDataModule
 from digits.networks import CNN
 from digits.pictures.reader import ImageClassifier, Reading, load_classifier
@@ -196,7 +197,8 @@ def test_answer_is_the_networks_on_the_picture_that_comes_with_it(
     assert (seen.shape, seen.dtype) == ((28, 28), np.uint8)
     with torch.inference_mode():
         logits = network((torch.from_numpy(seen)[None, None] / 255 - 0.1307) / 0.3081)
-    assert answer["probabilities"] == pytest.approx(logits.softmax(dim=1)[0].tolist(), abs=1e-5)
+    temperature = Checkpoint.open(trained).facts.temperature
+    assert answer["probabilities"] == pytest.approx((logits / temperature).softmax(dim=1)[0].tolist(), abs=1e-5)
     assert answer["probability"] == max(answer["probabilities"])
     assert answer["label"] == str(np.argmax(answer["probabilities"]))
     left, top, right, bottom = answer["box"]

@@ -106,9 +106,10 @@ def test_onnx_says_what_it_is(trained: Path, model: bytes) -> None:
     assert not any(tensor.external_data for tensor in proto.graph.initializer)
 
     [facts] = [json.loads(entry.value) for entry in proto.metadata_props if entry.key == "digits"]
-    data = Checkpoint.open(trained / "checkpoints" / "best.ckpt").settings["data"]
+    checkpoint = Checkpoint.open(trained / "checkpoints" / "best.ckpt")
+    data = checkpoint.settings["data"]
     names = ("dataset", "class_names", "image_size", "channels", "mean", "std", "fit", "centre", "light_on_dark")
-    assert facts == {name: data[name] for name in names}
+    assert facts == {name: data[name] for name in names} | {"temperature": checkpoint.temperature}
     assert str(PROJECT).encode() not in model
 
 

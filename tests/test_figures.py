@@ -119,3 +119,12 @@ def test_mistakes_show_truth_answer_and_certainty(count: int, tmp_path: Path) ->
     figure = figures.mistakes(images, ["4"] * count, ["9"] * count, np.full(count, 0.987), np.arange(count), "title")
     assert sum("4 read as 9" in text and "98.7%" in text for text in texts(figure)) == count
     figure.savefig(tmp_path / "figure.png")
+
+
+def test_reliability_shows_bins_and_counts() -> None:
+    bins = {"as trained": [(10, 0.5, 4), (990, 0.99, 980)], "calibrated": [(1000, 0.98, 984)]}
+    figure = figures.reliability(bins, {"as trained": 0.0102, "calibrated": 0.004}, "mnist test set, 1,000 images")
+    written = texts(figure)
+    assert {"10", "990", "1,000", "as trained: calibration error 1.02%"} <= set(written)
+    points = next(line for line in figure.axes[0].lines if line.get_marker() == "o").get_xydata()
+    np.testing.assert_allclose(points, [[0.5, 0.4], [0.99, 980 / 990]])

@@ -30,7 +30,7 @@ from digits.networks import CNN
 
 SHORT = ["data=mnist5k", "trainer.max_epochs=1"]
 FEW = ["model=fast", "trainer.limit_train_batches=5", "figures=false"]
-FIGURES = ("sample_images", "class_distribution", "training_curves", "confusion_matrix", "misclassified")
+FIGURES = ("sample_images", "class_distribution", "training_curves", "confusion_matrix", "reliability", "misclassified")
 
 
 @pytest.fixture(scope="module")

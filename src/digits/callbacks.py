@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from digits import figures, hardware, report
+from digits import calibration, figures, hardware, report
 from digits.analysis import Mistakes, confident_mistakes, misclassification
 from digits.atomic import atomic_write
 from digits.classifier import Classifier
@@ -209,9 +209,9 @@ class DataFigures(Callback):
 class TestReport(Callback):
     """Reports a test: the text, the confusion matrix and the most confident mistakes, drawn and listed.
 
-    Writes `confusion_matrix.png`, `misclassified.png` if there are mistakes, `misclassified.csv` and `predictions.npz`:
-    `index` of each image in the data set, `target` and `probabilities` (N, num_classes). The figures go into the run's
-    record.
+    Writes `confusion_matrix.png`, `reliability.png`, `misclassified.png` if there are mistakes, `misclassified.csv`
+    and `predictions.npz`: `index` of each image in the data set, `target` and `probabilities` (N, num_classes), the
+    softmax of the network's logits; all else states calibrated ones. The figures go into the run's record.
 
     Args:
         run: the run.
@@ -253,11 +253,10 @@ class TestReport(Callback):
             return
         log.info("\n%s\n", report.evaluation(tested, analysis, data.title, pl_module.metrics))
 
-        probabilities = logits.softmax(dim=1).numpy()
         index = data.splits.test.index[: len(target)].numpy()  # fewer than all with trainer.limit_test_batches
         with atomic_write(self.run.folder / "predictions.npz") as part:
-            np.savez_compressed(part, index=index, target=target.numpy(), probabilities=probabilities)
-        wrong = confident_mistakes(probabilities, target.numpy())
+            np.savez_compressed(part, index=index, target=target.numpy(), probabilities=logits.softmax(dim=1).numpy())
+        wrong = confident_mistakes(self._confidence(trainer, pl_module, logits, target), target.numpy())
         self._list(wrong, data.class_names)
         if not len(wrong.index):
             (self.run.folder / "misclassified.png").unlink(missing_ok=True)  # of an earlier test, in a resumed run
@@ -277,6 +276,21 @@ class TestReport(Callback):
                 f"The most confident of {analysis.errors:,} mistakes ({title})",
             )
             _keep_figure(self.run, trainer, "misclassified", figure)
+
+    def _confidence(self, trainer: L.Trainer, classifier: Classifier, logits: Tensor, target: Tensor) -> np.ndarray:
+        """Reports what the stated probabilities are worth, before and after calibration; returns the latter."""
+        stated = {"as trained": logits.softmax(dim=1)}
+        if classifier.temperature:
+            stated["calibrated"] = (logits / classifier.temperature).softmax(dim=1)
+        figures_of = {name: calibration.figures_of(one, target) for name, one in stated.items()}
+        self.run.update(temperature=classifier.temperature, confidence=figures_of)
+        log.info("%s\n", report.confidence(figures_of, classifier.temperature))
+        if self.draw:
+            bins = {name: list(calibration.bins_of(one.numpy(), target.numpy())) for name, one in stated.items()}
+            errors = {name: values["ece"] for name, values in figures_of.items()}
+            title = f"{data_of(trainer).title} test set, {len(target):,} images"
+            _keep_figure(self.run, trainer, "reliability", figures.reliability(bins, errors, title))
+        return [*stated.values()][-1].numpy()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "test" and "test/acc" not in self.run.facts:

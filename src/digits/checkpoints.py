@@ -2,14 +2,15 @@
 
 `hyper_parameters` of a checkpoint is plain data: `model`, `loss`, `metrics`, `data` and `precision` rebuild the
 network, its data and its figures; the rest (optimizer, scheduler, augmentation, mixing, seed) is the recipe, for the
-record. `digits_format` says which version of this project can read it. Code of packages that it names runs only where
-the user trusts them: see `digits.targets`.
+record. `confidence`, added when training is over, says how sure the answers of these weights are: the temperature of
+their logits. `digits_format` says which version of this project can read it. Code of packages that it names runs only
+where the user trusts them: see `digits.targets`.
 """
 
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from digits.archive import WANTED, load, read_extra, save
 from digits.data.settings import TrainedData
 from digits.errors import Diverged, UserError, one_line_errors
-from digits.model_facts import ModelFacts
+from digits.model_facts import ModelFacts, Temperature
 from digits.runs.run import Run, newest_checkpoint
 from digits.targets import make, target_of, untrusted
 from digits.validation import problem_of
@@ -35,6 +36,7 @@ OURS = ("digits.networks", "digits.resized")  # of these, a file may choose ever
 MOST = 5_000  # the sum of any other class's numbers: a file must not ask for endless layers
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
+CONFIDENCE = "confidence"  # key of what is added when training is over
 PREFIX = "network."  # of the network's weights among those of the LightningModule
 
 log = logging.getLogger(__name__)
@@ -86,8 +88,13 @@ class Checkpoint:
         return self.content.get("figures", {})
 
     @property
+    def temperature(self) -> float | None:
+        """Of its logits; None where it was not calibrated."""
+        return self.content.get(CONFIDENCE, {}).get("temperature")
+
+    @property
     def facts(self) -> ModelFacts:
-        return ModelFacts.of(self.settings["data"])
+        return replace(ModelFacts.of(self.settings["data"]), temperature=self.temperature or 1.0)
 
     def network(self) -> nn.Module:
         """Builds the network and gives it the weights.
@@ -127,6 +134,23 @@ class Checkpoint:
 
         _check_trusted(self.path, {"data": self.settings["data"]}, self.trust)
         return restore_data(self.settings["data"], **overrides)
+
+
+class Confidence(BaseModel):
+    """How sure the answers of a checkpoint's weights are."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    temperature: Temperature | None
+
+
+def add_confidence(path: Path, temperature: float | None) -> None:
+    """Adds to a checkpoint how sure its answers are. What a run resumes from stays as it is.
+
+    Args:
+        path: of the checkpoint.
+        temperature: of its logits; None: it is not calibrated.
+    """
+    save(load(path) | {CONFIDENCE: {"temperature": temperature}}, path)
 
 
 class NetworkDescription(BaseModel):
@@ -291,7 +315,8 @@ def _problem(content: Any) -> str | None:
             f"of {age} version of this project ({found}; this one reads {FORMAT})."
             " Use the version that wrote it, or train again"
         )
-    return None
+    damage = problem_of(Confidence, content.get(CONFIDENCE, {"temperature": None}), CONFIDENCE)
+    return damage and f"damaged: {damage}. Take another copy of it"
 
 
 def _has_settings(checkpoint: Any) -> bool:

@@ -132,6 +132,7 @@ class Classifier(L.LightningModule):
         )
         self._logged = False  # whether this epoch's metrics are: once is enough
         self._validated: tuple[int, dict[str, float]] = (-1, {})  # after which step, with which figures
+        self.temperature: float | None = None  # of its logits, once it is calibrated
         self.confusion: dict[str, Tensor] = {}  # stage to (num_classes, num_classes): row target, column prediction
 
     def forward(self, images: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from scipy.stats import binomtest
 
 COLOURS = sns.color_palette("colorblind")
 LOGIT_TICKS = (0.01, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
@@ -157,6 +158,49 @@ def mistakes(
     cells = _grid(figure, rows, columns)
     for axes, image, t, p, certainty, i in zip(cells, images, target, pred, probability, index, strict=False):
         _show(axes, image, f"{short(t, 16)}{between}read as {short(p, 16)}\n{certainty:.1%} sure · #{i}", fontsize=9)
+    return figure
+
+
+def reliability(
+    bins: Mapping[str, Sequence[tuple[int, float, int]]], errors: Mapping[str, float], title: str
+) -> Figure:
+    """Draws by name how often answers are right that were given with about the same probability.
+
+    Args:
+        bins: for each bin with images: how many, the mean of the stated probabilities, how many are right.
+        errors: the calibration error.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(4.8 * len(bins) + 0.4, 5.6), layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    panels = figure.subplots(2, len(bins), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
+    for (name, rows), (shares, counts), colour in zip(bins.items(), panels.T, COLOURS, strict=False):
+        images, stated, right = (np.array(column) for column in zip(*rows, strict=True))
+        share = right / images
+        between = np.array([binomtest(k, n).proportion_ci(method="wilson") for n, _, k in rows]).T  # (2, bins)
+        shares.plot([0, 1], [0, 1], ":", color="0.45", label="as stated")
+        shares.errorbar(
+            stated,
+            share,
+            np.abs(between - share),
+            fmt="o",
+            color=colour,
+            capsize=3,
+            label="share right (95 % interval)",
+        )
+        shares.set_title(f"{name}: calibration error {errors[name]:.2%}")
+        shares.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        shares.legend(loc="lower right")
+        bars = counts.bar(stated, images, width=0.035, color=colour)
+        counts.bar_label(bars, fmt="{:,.0f}", fontsize=7, padding=2, rotation=90)
+        counts.set(yscale="log", xlabel="stated probability", xlim=(-0.02, 1.05))
+        counts.set_ylim(0.5, 60 * max(sum(n for n, *_ in one) for one in bins.values()))  # with room for the numbers
+        counts.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        for axes in (shares, counts):
+            axes.grid(alpha=0.3)
+            sns.despine(ax=axes)
+    panels[0, 0].set_ylabel("share of right answers")
+    panels[1, 0].set_ylabel("images (log)")
     return figure
 
 

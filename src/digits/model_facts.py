@@ -11,11 +11,13 @@ from digits.data.dataset import Form
 
 DIGITS = [str(digit) for digit in range(10)]
 LARGEST_IMAGE = 4096  # pixels of a side: a file must not make anybody fill the memory with one image
+TEMPERATURES = (0.05, 20.0)  # lowest and highest: beyond, a probability would say nothing but 0, 1 or 1/classes
 
 Mean = Annotated[float, Field(allow_inf_nan=False)]
 Std = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fit = Annotated[float, Field(gt=0, le=1)] | None
 Centre = Literal["mass", "box"] | None
+Temperature = Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1], allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -30,6 +32,7 @@ class ModelFacts:
         mean: of each channel, or one of all, subtracted from the pixels in [0, 1].
         std: of each channel, or one of all, by which they are then divided.
         fit, centre, light_on_dark: the form that pictures are brought into, as of `DataSet`.
+        temperature: by which its logits are divided for calibrated probabilities; 1: they are not calibrated.
 
     Raises:
         pydantic.ValidationError: for a value of another kind or out of range.
@@ -44,6 +47,7 @@ class ModelFacts:
     fit: Fit
     centre: Centre
     light_on_dark: bool
+    temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def _one_value_for_each_channel(self) -> Self:
@@ -54,7 +58,7 @@ class ModelFacts:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
         """From the settings of the data that a checkpoint carries."""
-        return cls(**{field.name: data[field.name] for field in fields(cls)})
+        return cls(**{field.name: data[field.name] for field in fields(cls) if field.name in data})
 
     @classmethod
     def from_json(cls, text: str) -> Self:

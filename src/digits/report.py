@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from digits.analysis import Misclassification
+from digits.calibration import FIGURES
 from digits.console import as_text
 from digits.data.images import pixel_statistics
 from digits.data.module import DigitsDataModule
@@ -101,6 +102,19 @@ def evaluation(
     pairs = ", ".join(f"{pair['target']} → {pair['pred']} ({pair['count']}×)" for pair in analysis.confusions) or "none"
     lines += [f"most often missed:     {missed}", f"most often confused:   {pairs}   (true → predicted)"]
     return "\n".join(lines)
+
+
+def confidence(figures: Mapping[str, Mapping[str, float]], temperature: float | None) -> str:
+    """What the stated probabilities are worth: by their name the figures that `digits.calibration.FIGURES` names."""
+    title = f"Stated probabilities, temperature {temperature:.3f}" if temperature else "Stated probabilities"
+    table = Table("", box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in figures:
+        table.add_column(name, justify="right")
+    for key, label in FIGURES.items():
+        form = ".2%" if key == "ece" else ".4f"
+        table.add_row(label, *(f"{values[key]:{form}}" for values in figures.values()))
+    explained = "NLL: the mean of -log p of the true class; Brier score: from 0 to 2; the lower, the better"
+    return f"{as_text(table)}  ({explained})"
 
 
 def ensemble(

@@ -193,9 +193,10 @@ print(classifier.predict({str(tmp_path / "1.png")!r}))
 
 def test_images_in_the_networks_form_get_the_networks_answer(checkpoint: Path, sample: DigitsDataModule) -> None:
     images = sample.splits.test.images[:50]
-    network = Checkpoint.open(checkpoint).network().eval()
+    opened = Checkpoint.open(checkpoint)
     with torch.inference_mode():
-        expected = network((images / 255 - 0.1307) / 0.3081).softmax(dim=1).numpy()
+        logits = opened.network().eval()((images / 255 - 0.1307) / 0.3081)
+    expected = (logits / opened.temperature).softmax(dim=1).numpy()
     assert load_classifier(checkpoint).probabilities(images.numpy()) == pytest.approx(expected, abs=1e-5)
 
 

@@ -115,8 +115,10 @@ class ImageClassifier:
         self.form = facts.form
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Maps images in the network's form, uint8 of shape (N, C, H, W), to probabilities (N, num_classes)."""
-        logits = self.logits(images).astype(np.float64)
+        """Maps images in the network's form, uint8 of shape (N, C, H, W), to calibrated probabilities
+        (N, num_classes).
+        """
+        logits = self.logits(images).astype(np.float64) / self.facts.temperature
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
 

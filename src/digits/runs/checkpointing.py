@@ -8,6 +8,7 @@ of the epoch so far.
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from digits.checkpoints import Checkpoint, save_state_dict
+from digits.calibration import at_bound, fit_temperature, validation_logits
+from digits.checkpoints import Checkpoint, add_confidence, save_state_dict
+from digits.data.module import data_of
 from digits.errors import UserError
 from digits.loggers import flush
 from digits.model_facts import ModelFacts
@@ -197,9 +200,10 @@ def check_resumed(checkpoint: Checkpoint | None, settings: Mapping[str, Any], tr
 
 
 def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:
-    """Loads the weights to test, and records which they are with their own figures.
+    """Loads the weights to test, calibrates them, and records which they are with their own figures.
 
-    They are those of the best checkpoint, else of the last one; where none was saved, as training left them.
+    They are those of the best checkpoint, else of the last one; where none was saved, as training left them. The
+    checkpoint gets what says how sure its answers are.
     """
     # Of several processes, the first one saves.
     path = trainer.strategy.broadcast(
@@ -212,12 +216,29 @@ def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run) -> None:
         # Lightning counts the last epoch as over in a checkpoint from the end of training.
         epoch, figures = min(epoch, checkpoint.content["epoch"] + 1), checkpoint.figures
     run.update(best_checkpoint=path and run.relative(path), tested_epoch=epoch, **figures)
-    save_state_dict(
-        classifier.network,
-        classifier.hparams["model"],
-        ModelFacts.of(classifier.hparams["data"]),
-        run.folder / "mnist_cnn_model.pth",
+    temperature = _calibrate(classifier, trainer)
+    if path and trainer.is_global_zero:
+        add_confidence(Path(path), temperature)
+    facts = replace(ModelFacts.of(classifier.hparams["data"]), temperature=temperature or 1.0)
+    save_state_dict(classifier.network, classifier.hparams["model"], facts, run.folder / "mnist_cnn_model.pth")
+
+
+def _calibrate(classifier: "Classifier", trainer: L.Trainer) -> float | None:
+    """Fits the temperature of a classifier's logits on the validation images; None where nothing is validated."""
+    data = data_of(trainer)
+    if not (len(data.splits.val) and trainer.limit_val_batches) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        log.info(
+            "not calibrated: there is no validation, so that probabilities are the softmax of the network's logits"
+        )
+        return None
+    logits, target = validation_logits(classifier, data, trainer.strategy.root_device)
+    classifier.temperature = temperature = fit_temperature(logits, target)
+    bound = ", the end of what is allowed: these logits are of no scale that it could put right"
+    log.info(
+        "calibrated: temperature %.3f, fitted on %s validation images%s",
+        *(temperature, f"{len(target):,}", bound if at_bound(temperature) else ""),
     )
+    return temperature
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor | None]:
