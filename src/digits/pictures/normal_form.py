@@ -65,13 +65,11 @@ def find_images(
 
         def judge_marks(some: Sequence[Mark]) -> np.ndarray:
             assert judge
-            return judge(np.stack([_image(mark.ink, form) for mark in some]))
+            return judge(np.stack([_image(mark, form) for mark in some]))
 
         marks = find_marks(picture, judge_marks if judge else None)
     boxes = [_in_original(mark.box, picture) for mark in marks]
-    return [
-        Found(_image(mark.ink, form), box, mark.separator, mark.line) for mark, box in zip(marks, boxes, strict=True)
-    ]
+    return [Found(_image(mark, form), box, mark.separator, mark.line) for mark, box in zip(marks, boxes, strict=True)]
 
 
 def find_image(picture: Image.Image, form: Form) -> Found:
@@ -123,15 +121,24 @@ def _single_mark(picture: Image.Image) -> list[Mark]:
     return [Mark(ink[box[1] : box[3], box[0] : box[2]], box)]
 
 
-def _image(ink: np.ndarray, form: Form) -> np.ndarray:
-    """A mark's ink, (h, w) from 0 to 1, in the form: scaled and centred, uint8 (C, H, W)."""
-    assert form.fit is not None  # else the picture is taken whole
+def _image(mark: Mark, form: Form) -> np.ndarray:
+    """A mark in the form: uint8 (C, H, W)."""
+    image = fitted((255 * mark.ink).round().astype(np.uint8), form)
+    return np.repeat(image[None], form.channels, axis=0)
+
+
+def fitted(ink: np.ndarray, form: Form) -> np.ndarray:
+    """Scales ink to the form's box and centres it: uint8 of shape (image_size, image_size).
+
+    Args:
+        ink: uint8 of shape (h, w), light on dark, without an empty row or column at its edges.
+        form: with a normal form.
+    """
+    assert form.fit is not None
     scale = form.fit / max(ink.shape)
     size = [max(1, round(side * scale)) for side in ink.shape[::-1]]
-    scaled = Image.fromarray((255 * ink).round().astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    small = np.asarray(scaled).astype(np.float32)
-    image = _centred((small * (255 / max(1, small.max()))).round().astype(np.uint8), form)
-    return np.repeat(image[None], form.channels, axis=0)
+    small = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
+    return _centred((small * (255 / max(1, small.max()))).round().astype(np.uint8), form)
 
 
 def _centred(digit: np.ndarray, form: Form) -> np.ndarray:
