@@ -10,7 +10,7 @@ from PIL import Image
 from digits.data.dataset import Form
 from digits.errors import UserError
 from digits.pictures.decode import ORIGINAL_SIZE, fit_square
-from digits.pictures.ink import Mark, find_marks
+from digits.pictures.marks import Mark, find_marks
 
 SMALL = 64  # pixels of the longer side: a picture of no more is an image of a data set, with nothing to be searched for
 FAINTEST = 28  # of 255: the least difference from the ground that can be ink, in such an image
