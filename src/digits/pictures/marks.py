@@ -27,6 +27,7 @@ TOUCHING = 0.12  # pieces with more between them are of two marks
 CLOSE = 0.25  # pieces whose middles are closer, across, are rather of one mark
 WIDEST = 1.6  # a mark
 MOST_PIECES = 3  # that a mark can be in
+SAME = 0.5  # overlap of the boxes of one mark in two looks
 MISSED = 0.3  # weight of ink that a look left out, against how likely its marks are
 
 EDGE = 0.12  # of the ink: where the soft edge of a stroke ends
@@ -41,12 +42,16 @@ class Mark:
         box: where in the picture it is: left, top, right, bottom, in pixels; the last two are just outside.
         separator: the sign that it is, such as a decimal point; empty: a character, or anything else.
         line: that it stands on, from 0, from top to bottom.
+        clearness: the mean probability of its ink, from 0 to 1.
+        again: its ink as the network saw it when it looked another time; None: it did not, or saw no such mark.
     """
 
     ink: np.ndarray
     box: tuple[float, float, float, float]
     separator: str = ""
     line: int = 0
+    clearness: float = 1.0
+    again: np.ndarray | None = None
 
 
 # Tells of marks how likely each is one, from 0 to 1: (N,).
@@ -75,7 +80,23 @@ def find_marks(picture: Image.Image, judge: Judge | None = None) -> list[Mark]:
     readings = [_marks(view, _judged(view, _lines(found), judge)) for view, found in looks]
     evidence = [sum(piece.evidence for piece in found) for _, found in looks]
     scores = [_score(marks, judge, share / max(evidence)) for marks, share in zip(readings, evidence, strict=True)]
-    return readings[int(np.argmax(scores))]
+    best = int(np.argmax(scores))
+    others = [mark for i, reading in enumerate(readings) if i != best for mark in reading]
+    return [replace(mark, again=_same(mark, others)) for mark in readings[best]]
+
+
+def _same(mark: Mark, others: Sequence[Mark]) -> np.ndarray | None:
+    """The ink of the mark that another look saw at the same place."""
+    overlaps = [_overlap(mark.box, other.box) for other in others]
+    best = int(np.argmax(overlaps)) if overlaps else -1
+    return others[best].ink if overlaps and overlaps[best] > SAME else None
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection of two boxes over their union."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(0.0, width) * max(0.0, height)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
 def _score(marks: Sequence[Mark], judge: Judge, share: float) -> float:
@@ -238,4 +259,5 @@ def _mark(view: View, piece: Piece) -> Mark:
         ink=ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1],
         box=(float(x.min()), float(y.min()), float(x.max()), float(y.max())),
         separator=("", *SEPARATORS)[piece.kind],
+        clearness=float(view.ink[piece.rows, piece.columns].mean()),
     )

@@ -33,12 +33,16 @@ class Found:
         box: left, top, right, bottom, in pixels of the upright original picture; the last two are just outside.
         separator: the sign between digits that it is, such as a decimal point; empty: a character, or anything else.
         line: that it stands on, from 0, from top to bottom.
+        clearness: how clearly its ink was seen, from 0 to 1; None: nothing had to be found.
+        again: the image that came of it when it was looked at another time; None: there was no such mark then.
     """
 
     image: np.ndarray
     box: tuple[int, int, int, int]
     separator: str = ""
     line: int = 0
+    clearness: float | None = None
+    again: np.ndarray | None = None
 
 
 def find_images(
@@ -60,16 +64,23 @@ def find_images(
     if form.fit is None:
         return [_whole_picture(picture, form)]
     if max(picture.size) <= SMALL:
-        marks = _single_mark(picture)
-    else:
+        return [Found(_image(mark.ink, form), _in_original(mark.box, picture)) for mark in _single_mark(picture)]
 
-        def judge_marks(some: Sequence[Mark]) -> np.ndarray:
-            assert judge
-            return judge(np.stack([_image(mark, form) for mark in some]))
+    def judge_marks(some: Sequence[Mark]) -> np.ndarray:
+        assert judge
+        return judge(np.stack([_image(mark.ink, form) for mark in some]))
 
-        marks = find_marks(picture, judge_marks if judge else None)
-    boxes = [_in_original(mark.box, picture) for mark in marks]
-    return [Found(_image(mark, form), box, mark.separator, mark.line) for mark, box in zip(marks, boxes, strict=True)]
+    return [
+        Found(
+            image=_image(mark.ink, form),
+            box=_in_original(mark.box, picture),
+            separator=mark.separator,
+            line=mark.line,
+            clearness=mark.clearness,
+            again=None if mark.again is None else _image(mark.again, form),
+        )
+        for mark in find_marks(picture, judge_marks if judge else None)
+    ]
 
 
 def find_image(picture: Image.Image, form: Form) -> Found:
@@ -121,9 +132,9 @@ def _single_mark(picture: Image.Image) -> list[Mark]:
     return [Mark(ink[box[1] : box[3], box[0] : box[2]], box)]
 
 
-def _image(mark: Mark, form: Form) -> np.ndarray:
-    """A mark in the form: uint8 (C, H, W)."""
-    image = fitted((255 * mark.ink).round().astype(np.uint8), form)
+def _image(ink: np.ndarray, form: Form) -> np.ndarray:
+    """Ink, (h, w) from 0 to 1, in the form: uint8 (C, H, W)."""
+    image = fitted((255 * ink).round().astype(np.uint8), form)
     return np.repeat(image[None], form.channels, axis=0)
 
 
