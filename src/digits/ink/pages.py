@@ -4,6 +4,7 @@ Digits are MNIST's training images; everything else is drawn at random: papers, 
 boxes, letters, scribbles. It needs no picture of anybody's but scikit-image's samples, as things that lie around.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +16,8 @@ from digits.ink.writing import Layers, write
 
 PRINTED = 0.15  # of the pages that are not screens
 MOST_DEGREES = 40  # that a page is turned by
+
+Write = Callable[[Layers, np.ndarray, np.random.Generator, int, bool], None]
 
 
 @dataclass
@@ -36,13 +39,14 @@ class Page:
     angle: float
 
 
-def page(rng: np.random.Generator, digits: np.ndarray, side: int = 256) -> Page:
+def page(rng: np.random.Generator, digits: np.ndarray, side: int = 256, write: Write = write) -> Page:
     """Draws a page.
 
     Args:
         rng: decides all that varies.
         digits: images to take digits from: uint8 (N, 28, 28).
         side: of the picture, in pixels.
+        write: writes the marks.
     """
     work = round(1.5 * side)
     kind = rng.choice(
@@ -52,7 +56,7 @@ def page(rng: np.random.Generator, digits: np.ndarray, side: int = 256) -> Page:
     sheet, ground = blank_sheet(kind, rng, work)
     layers = Layers(work)
     if kind != "photo" and rng.random() > 0.06:
-        write(layers, digits, rng, side, printed=kind == "screen" or rng.random() < PRINTED)
+        write(layers, digits, rng, side, kind == "screen" or rng.random() < PRINTED)
     sheet = furnish(sheet, ground, layers, kind, rng)
     sheet = inked(sheet, ground, layers, kind, rng)
 

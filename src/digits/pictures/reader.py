@@ -1,11 +1,12 @@
 """A trained network, ready to read pictures:  load_classifier("best.ckpt").predict("photo.png")"""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy.special import expit
 
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Mode = Literal["auto", "digit", "line"]
+# Of how likely a mark was found right, a logistic function of how clearly it was seen, and of whether another look gave
+# the same answer: constant, clearness, again. From python -m digits.ink.certainty
+CERTAINTY = (20.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -134,9 +138,15 @@ class ImageClassifier:
         Raises:
             PictureError: if it cannot be read.
         """
-        found = find_images(read_picture(picture), self.form, self._judge)
-        marks = self._predictions(found)
-        return as_promised(_words_rejected(marks), mode, self.facts.noun)
+        return self.answer(self.find(picture), mode)
+
+    def find(self, picture: Picture) -> list[Found]:
+        """Finds what is to be read; arguments and errors as for `read`."""
+        return find_images(read_picture(picture), self.form, self._judge)
+
+    def answer(self, found: list[Found], mode: Mode = "auto") -> Reading:
+        """Reads what was found; `mode` as for `read`."""
+        return as_promised(_words_rejected(self._predictions(found)), mode, self.facts.noun)
 
     def predict(self, picture: Picture) -> Prediction:
         """Reads the one digit (or whatever the network knows) in a picture: of several the largest.
@@ -169,7 +179,8 @@ class ImageClassifier:
             return []
         images = np.stack([one.image for one in found])
         predictions = []
-        for one, probabilities in zip(found, self.probabilities(images), strict=True):
+        stated = self.probabilities(images) * certainty(self, found)[:, None]
+        for one, probabilities in zip(found, stated, strict=True):
             names = self.facts.class_names
             ranked = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:2]]
             (label, probability), (runner_up, its_probability) = [*ranked, ("", 0.0)][:2]
@@ -189,6 +200,21 @@ class ImageClassifier:
                 )
             )
         return predictions
+
+
+def certainty(classifier: ImageClassifier, found: Sequence[Found]) -> np.ndarray:
+    """How likely it is that each mark was found right: (N,)."""
+    constant, clearness, again = CERTAINTY
+    clear = np.array([1.0 if one.clearness is None else one.clearness for one in found])
+    certain = expit(constant + clearness * clear + again * seen_again(classifier, found))
+    return np.where([one.clearness is None for one in found], 1.0, certain)
+
+
+def seen_again(classifier: ImageClassifier, found: Sequence[Found]) -> np.ndarray:
+    """Whether another look gives the same answer for each mark: bool (N,)."""
+    looks = [[one.image, one.image if one.again is None else one.again] for one in found]
+    answers = [classifier.probabilities(np.stack(images)).argmax(axis=1) for images in zip(*looks, strict=True)]
+    return (answers[0] == answers[1]) & np.array([one.again is not None for one in found])
 
 
 def _separator(found: Found) -> Prediction:
