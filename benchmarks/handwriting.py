@@ -398,8 +398,7 @@ def _far_from_scan(glyph: Glyph, size: float, matrix: np.ndarray, pad: int) -> t
     ink = cv2.warpAffine(glyph.scan, affine, (int(width), int(height)), flags=cv2.INTER_CUBIC)
     mask = (cv2.GaussianBlur(ink, (0, 0), 0.6 * scale) > 0.4).astype(np.uint8)
     inside, outside = (cv2.distanceTransform(part, cv2.DIST_L2, 5) for part in (mask, 1 - mask))
-    native = float(np.median(inside[inside >= cv2.dilate(inside, np.ones((5, 5)))])) if mask.any() else 1.0
-    native = float(np.median(inside[skeletonize(mask > 0)])) if mask.any() else native
+    native = float(np.median(inside[skeletonize(mask > 0)])) if mask.any() else 1.0
     return (outside - inside + native).astype(np.float32), float(-origin[1]), max(native, 1.0)
 
 

@@ -285,75 +285,57 @@ def shadow(rng: np.random.Generator, shape: tuple[int, int], kind: str = "") -> 
     """A shadow's light (H, W, 1), 1 at most: an edge, a corner, a phone, a hand, a fingertip, a blind's stripes."""
     height, width = shape
     kind = kind or str(rng.choice(["edge", "edge", "corner", "phone", "hand", "blind", "tip"]))
+    mask = _silhouette(rng, shape, kind)
+    soft = rng.choice([0.0015, 0.004, 0.012, 0.04]) * max(shape) * rng.uniform(0.7, 1.5)
+    # A wide blur of a small picture is as smooth, and quick.
+    small = max(1, int(soft / 4))
+    mask = cv2.resize(mask, (max(2, width // small), max(2, height // small)), interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), soft / small), (width, height)) / 255
+    return 1 - rng.uniform(0.2, 0.4 if kind == "blind" else 0.65) * mask[..., None]
+
+
+def _silhouette(rng: np.random.Generator, shape: tuple[int, int], kind: str) -> np.ndarray:
+    """What casts a shadow: 255 where it is, uint8 (H, W)."""
+    height, width = shape
     mask = np.zeros(shape, np.uint8)
     size, middle = max(shape), rng.uniform(0.15, 0.85, 2) * (width, height)
     angle = rng.uniform(0, 2 * np.pi)
     along = np.array([np.cos(angle), np.sin(angle)])
     across = np.array([-along[1], along[0]])
 
-    def fill(corners: list[np.ndarray]) -> None:
+    def fill(*corners: np.ndarray) -> None:
         cv2.fillConvexPoly(mask, np.array(corners).astype(np.int32), 255, cv2.LINE_AA)
 
+    def stroke(start: np.ndarray, end: np.ndarray, wide: float) -> None:
+        cv2.line(mask, tuple(map(int, start)), tuple(map(int, end)), 255, int(wide))
+
+    far = 3 * size * along
     if kind == "edge":
-        fill(
-            [
-                middle + 3 * size * across,
-                middle - 3 * size * across,
-                middle + 3 * size * (along - across),
-                middle + 3 * size * (along + across),
-            ]
-        )
+        side = 3 * size * across
+        fill(middle + side, middle - side, middle + far - side, middle + far + side)
     elif kind == "corner":
-        fill(
-            [
-                middle,
-                middle + 3 * size * (along + rng.uniform(0.2, 1) * across),
-                middle + 3 * size * (along - rng.uniform(0.2, 1) * across),
-            ]
-        )
+        sides = [3 * size * sign * rng.uniform(0.2, 1) * across for sign in (1, -1)]
+        fill(middle, middle + far + sides[0], middle + far + sides[1])
     elif kind == "phone":
         long, wide = rng.uniform(0.3, 0.9) * size * along, rng.uniform(0.15, 0.3) * size * across
-        fill([middle, middle + wide, middle + wide + long, middle + long])
+        fill(middle, middle + wide, middle + wide + long, middle + long)
     elif kind == "tip":
-        wide = rng.uniform(0.03, 0.12) * size
-        fill(
-            [
-                middle + wide * across,
-                middle - wide * across,
-                middle + 2 * size * along - 3 * wide * across,
-                middle + 2 * size * along + 3 * wide * across,
-            ]
-        )
-        cv2.circle(mask, tuple(map(int, middle)), int(wide), 255, -1)
+        half = rng.uniform(0.03, 0.12) * size
+        side = half * across
+        fill(middle + side, middle - side, middle + 2 * far / 3 - 3 * side, middle + 2 * far / 3 + 3 * side)
+        cv2.circle(mask, tuple(map(int, middle)), int(half), 255, -1)
     elif kind == "hand":
         palm = middle + 0.35 * size * along
         cv2.circle(mask, tuple(map(int, palm)), int(0.16 * size), 255, -1)
-        cv2.line(mask, tuple(map(int, palm)), tuple(map(int, palm + size * along)), 255, int(0.22 * size))
+        stroke(palm, palm + size * along, 0.22 * size)
         for finger in range(-2, 3):
             tip = palm - 0.33 * size * along + finger * 0.09 * size * across + abs(finger) * 0.04 * size * along
-            cv2.line(
-                mask,
-                tuple(map(int, palm + finger * 0.06 * size * across)),
-                tuple(map(int, tip)),
-                255,
-                int(0.055 * size),
-            )
+            stroke(palm + finger * 0.06 * size * across, tip, 0.055 * size)
     else:
-        for stripe in np.arange(-1, 1, rng.uniform(0.08, 0.25)):
-            start = middle + stripe * size * along
-            cv2.line(
-                mask,
-                tuple(map(int, start - 2 * size * across)),
-                tuple(map(int, start + 2 * size * across)),
-                255,
-                int(0.05 * size),
-            )
-    soft = rng.choice([0.0015, 0.004, 0.012, 0.04]) * size * rng.uniform(0.7, 1.5)
-    # A wide blur of a small picture is as smooth, and quick.
-    small = max(1, int(soft / 4))
-    mask = cv2.resize(mask, (max(2, width // small), max(2, height // small)), interpolation=cv2.INTER_AREA)
-    mask = cv2.resize(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), soft / small), (width, height)) / 255
-    return 1 - rng.uniform(0.2, 0.4 if kind == "blind" else 0.65) * mask[..., None]
+        for at in np.arange(-1, 1, rng.uniform(0.08, 0.25)):
+            start = middle + at * size * along
+            stroke(start - 2 * size * across, start + 2 * size * across, 0.05 * size)
+    return mask
 
 
 def glare(rng: np.random.Generator, picture: np.ndarray, spots: int) -> np.ndarray:
