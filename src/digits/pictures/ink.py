@@ -20,6 +20,10 @@ CELL, OFFSET_UNIT, MULTIPLE = 4, 32, 32  # as of digits.ink.network
 INK = 0.4  # probability from which a pixel is ink
 MIDDLE = 0.25  # and a cell the middle of a mark
 SURE = 0.6  # probability of ink that a piece has at least on average
+SURE_SIGN = 0.45  # and a sign, which may be a mere dot
+RARE = np.array(
+    [0.15 if sign in "/()[]," else 1.0 for sign in f" {SEPARATORS}"]
+)  # a bar is rather a 1, a comma a point
 FEWEST = 4  # pixels of a piece
 APART = (0.12, 0.4)  # of a mark's size: middles closer than this, across and down, are of one mark
 
@@ -140,9 +144,9 @@ def pieces_of(view: View) -> list[Piece]:
     for number in np.unique(own):
         mine = own == number
         ink, where = view.ink[rows[mine], columns[mine]], (cell[0][mine], cell[1][mine])
-        if len(ink) < FEWEST or ink.mean() < SURE:
+        kind = int((view.kinds[:, where[0], where[1]].mean(axis=1) * RARE).argmax())
+        if len(ink) < FEWEST or ink.mean() < (SURE_SIGN if kind else SURE):
             continue
-        kind = int(view.kinds[:, where[0], where[1]].mean(axis=1).argmax())
         x, y = points[mine].mean(axis=0).tolist()
         sine, evidence = float(np.median(view.sine[where])), float((ink - 0.5).clip(0).sum()) / area
         pieces.append(Piece(rows[mine], columns[mine], kind, sine, (x, y), evidence))

@@ -22,8 +22,11 @@ MOST = 900_000  # pixels
 # Of a mark's size
 TINY = 0.33  # a smaller character beside others is dirt
 SIGN_WITHIN = 1.0  # a sign further away from any character belongs to none
+PATTERN = 4  # signs that stand beside nothing: they are the paper's, such as its dots
 # Of a mark's height
 TOUCHING = 0.12  # pieces with more between them are of two marks
+BESIDE = 0.5  # pieces whose middles are further apart, down, stand on two lines
+SIGN_BESIDE = 0.8  # but for signs: a full stop stands at the foot of its line
 CLOSE = 0.25  # pieces whose middles are closer, across, are rather of one mark
 WIDEST = 1.6  # a mark
 MOST_PIECES = 3  # that a mark can be in
@@ -149,12 +152,12 @@ def _second_look(pixels: np.ndarray, view: View, pieces: Sequence[Piece]) -> Vie
 
 def _lines(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """Sorts pieces into lines, without dirt: a piece belongs to the line beside whose nearest piece it stands."""
-    usual = float(np.quantile([piece.size for piece in pieces if not piece.kind] or [0], 0.75))
+    usual = max((piece.evidence, piece.size) for piece in pieces)[1] if pieces else 0
     lines: list[list[Piece]] = []
     for piece in sorted(pieces, key=lambda piece: -piece.height):
         if not piece.kind and piece.size < TINY * usual:
             continue
-        best, least = None, 0.5
+        best, least = None, SIGN_BESIDE if piece.kind else BESIDE
         for line in lines:
             near = min(line, key=lambda other: abs(other.box[0] - piece.box[0]))
             away = abs(_centre(piece) - _centre(near)) / max(near.height, piece.height)
@@ -167,7 +170,10 @@ def _lines(pieces: Sequence[Piece]) -> list[list[Piece]]:
     for line in lines:
         line.sort(key=lambda piece: piece.box[0] + piece.box[2])
     lines.sort(key=lambda line: float(np.median([_centre(piece) for piece in line])))
-    return [kept for line in lines if (kept := _with_their_signs(line))]
+    kept = [_with_their_signs(line) for line in lines]
+    if sum(map(len, lines)) - sum(map(len, kept)) >= PATTERN:  # so that those beside a character belong to it as well
+        kept = [[piece for piece in line if not piece.kind] for line in kept]
+    return [line for line in kept if line]
 
 
 def _centre(piece: Piece) -> float:
