@@ -81,6 +81,8 @@ def furnish(sheet: np.ndarray, ground: np.ndarray, layers: Layers, kind: str, rn
     strength, width = rng.uniform(0.25, 1), float(np.exp(rng.uniform(np.log(0.4), np.log(3))))
     if kind in ("paper", "dark", "whiteboard", "chalkboard") and rng.random() < (0.5 if kind == "paper" else 0.2):
         _rules(sheet, colour, strength, width, rng)
+    if kind in ("paper", "whiteboard") and rng.random() < 0.15:
+        _marred(sheet, rng)
     boxes = layers.boxes
     if boxes and rng.random() < 0.38:
         _around(sheet, boxes, _contrast(ground, rng, 25), rng)
@@ -96,6 +98,30 @@ def furnish(sheet: np.ndarray, ground: np.ndarray, layers: Layers, kind: str, rn
             if not (mask > 0)[layers.labels > 0].any():
                 _blend(sheet, mask, colour_of(rng, rng.uniform(0, 255), 40), rng.uniform(0.2, 1))
     return sheet
+
+
+def _marred(sheet: np.ndarray, rng: np.random.Generator) -> None:
+    """Creases, punched holes, and rings of cups."""
+    side = len(sheet)
+    mask = np.zeros((side, side), np.uint8)
+    x, y = rng.uniform(0, side, 2)
+    match rng.integers(3):
+        case 0:
+            far = rng.uniform(-side, side, 2)
+            cv2.line(
+                mask, at(x - far[0], y - far[1]), at(x + far[0], y + far[1]), 255, int(rng.integers(1, 4)), cv2.LINE_AA
+            )
+        case 1:
+            radius, step = int(rng.integers(3, 16)), rng.uniform(25, 150)
+            for place in np.arange(y % step, side, step):
+                cv2.circle(mask, at(x, place), radius, 255, -1, cv2.LINE_AA)
+        case _:
+            radius = int(rng.integers(15, 120))
+            start = rng.uniform(0, 360)
+            end = start + rng.uniform(120, 360)
+            cv2.ellipse(mask, at(x, y), (radius, radius), 0, start, end, 255, int(rng.integers(1, 7)), cv2.LINE_AA)
+    mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.4, 2.5))
+    _blend(sheet, mask, colour_of(rng, rng.uniform(30, 255), 15), rng.uniform(0.15, 0.8))
 
 
 def _rules(sheet: np.ndarray, colour: np.ndarray, strength: float, width: float, rng: np.random.Generator) -> None:
@@ -161,6 +187,8 @@ def _around(sheet: np.ndarray, boxes: list[Box], colour: np.ndarray, rng: np.ran
                     )
                 case "underline":
                     y = box[3] + 0.5 * pad
+                    if len(boxes) > 4 and rng.random() < 0.5:  # above the last line: a sum
+                        y = max(b[3] for b in boxes) - 1.3 * tall
                     for k in range(2 if rng.random() < 0.2 else 1):
                         a, b = (
                             at(box[0] - pad, y + k * 3 * thick),

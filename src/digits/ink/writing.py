@@ -161,7 +161,7 @@ def _any_mark(digits: np.ndarray, rng: np.random.Generator, pen: float, font: Pa
         return marks.scribble(rng, pen) if which < 0.8 else marks.drawing(rng, pen)
     if rng.random() < 0.12:
         return marks.stroked("0123456789"[rng.integers(10)], rng, pen)
-    return marks.digit(digits[rng.integers(len(digits))], rng, pen, hollow=rng.random() < 0.06)
+    return marks.digit(digits[rng.integers(len(digits))], rng, pen, hollow=rng.random() < 0.1)
 
 
 def at(x: float, y: float) -> tuple[int, int]:
