@@ -12,10 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from digits import demo
 from digits.checkpoints import Checkpoint
 from digits.data import DigitsDataModule
 from digits.networks import CNN
-from digits.pictures.reader import ImageClassifier, load_classifier
+from digits.pictures.reader import ImageClassifier, Reading, load_classifier
 
 PAGES = ("/", "/style.css", "/app.js")
 
@@ -47,7 +47,7 @@ class Answer:
     content: bytes
 
     @property
-    def json(self) -> dict | list:
+    def json(self) -> dict:
         return json.loads(self.content)
 
 
@@ -69,8 +69,13 @@ class Client:
     def get(self, path: str, **headers: str) -> Answer:
         return self.ask("GET", path, **headers)
 
-    def predict(self, body: bytes | Iterable[bytes], mode: str = "digit", **headers: str) -> Answer:
-        return self.ask("POST", f"/predict?mode={mode}", body, **headers)
+    def predict(self, body: bytes | Iterable[bytes], query: str = "", **headers: str) -> Answer:
+        return self.ask("POST", f"/predict{query}", body, **headers)
+
+    def one(self, body: bytes) -> dict:
+        """The only mark in a picture."""
+        [mark] = self.predict(body).json["marks"]
+        return mark
 
 
 @contextmanager
@@ -167,7 +172,7 @@ def picture(digits: list) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_reads_real_digits(client: Client, digits: list[tuple[np.ndarray, str]], kind: str) -> None:
     answers = [client.predict(encoded(page([image]), kind)).json for image, _ in digits[::10]]
-    right = [answer["label"] == name for answer, (_, name) in zip(answers, digits[::10], strict=True)]
+    right = [answer["text"] == name for answer, (_, name) in zip(answers, digits[::10], strict=True)]
     assert np.mean(right) >= 0.9
 
 
@@ -176,8 +181,16 @@ def test_answer_is_the_networks_on_the_picture_that_comes_with_it(
 ) -> None:
     network = CNN().eval()
     network.load_state_dict(torch.load(trained / "mnist_cnn_model.pth", weights_only=True))
-    answer = client.predict(encoded(page([digits[0][0]]))).json
-    assert set(answer) == {"label", "probability", "probabilities", "image", "box", "milliseconds"}
+    given = client.predict(encoded(page([digits[0][0]]))).json
+    assert set(given) == {"text", "reason", "note", "width", "height", "milliseconds", "marks"}
+    [answer] = given["marks"]
+    assert set(answer) == {
+        *("label", "probability", "probabilities", "image", "box", "known", "rejected", "separator", "line")
+    }
+    assert (given["text"], given["reason"], given["width"], given["height"]) == (
+        *(answer["label"], ""),
+        *page([digits[0][0]]).size,
+    )
     head, _, content = answer["image"].partition(",")
     assert head == "data:image/png;base64"
     seen = np.array(Image.open(io.BytesIO(base64.b64decode(content))))
@@ -197,10 +210,81 @@ def test_answer_is_the_networks_on_the_picture_that_comes_with_it(
 def test_several_digits_from_left_to_right(client: Client, digits: list[tuple[np.ndarray, str]]) -> None:
     # Pieces that do not touch are another test's matter.
     chosen = [next(image for image, name in digits if name == wanted) for wanted in "301"]
-    answers = client.predict(encoded(page(chosen)), "line").json
-    assert "".join(answer["label"] for answer in answers) == "301"
-    lefts = [answer["box"][0] for answer in answers]
-    assert lefts == sorted(lefts)
+    for query in ("", "?mode=auto", "?mode=line"):
+        answer = client.predict(encoded(page(chosen)), query).json
+        assert answer["text"] == "".join(mark["label"] for mark in answer["marks"]) == "301"
+        lefts = [mark["box"][0] for mark in answer["marks"]]
+        assert lefts == sorted(lefts)
+
+
+def test_one_digit_was_asked_for(client: Client, digits: list[tuple[np.ndarray, str]]) -> None:
+    chosen = [next(image for image, name in digits if name == wanted) for wanted in "11"]
+    assert len(client.predict(encoded(page(chosen)), "?mode=digit").json["marks"]) == 1
+
+
+def decoded(url: str) -> tuple[str, Image.Image]:
+    """The kind of a data URL, and its picture."""
+    kind, _, content = url.partition(";base64,")
+    return kind, Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_boxes_are_in_the_upright_picture_and_so_is_the_preview(
+    client: Client, digits: list[tuple[np.ndarray, str]], orientation: int
+) -> None:
+    upright = page([digits[0][0]], scale=24).convert("RGB")  # several times as large as what is sent back
+    stored = upright.transpose(Image.Transpose.ROTATE_90) if orientation == 6 else upright  # a telephone held sideways
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    stored.save(file, "TIFF", exif=exif)
+    answer = client.predict(file.getvalue(), "?preview=true").json
+    assert answer["width"] / answer["height"] == pytest.approx(upright.width / upright.height, abs=0.01)
+    rows, columns = np.nonzero(np.asarray(upright.convert("L")) < 128)
+    scale = answer["width"] / upright.width
+    expected = np.array([columns.min(), rows.min(), columns.max(), rows.max()]) * scale
+    assert answer["marks"][0]["box"] == pytest.approx(expected.tolist(), abs=0.05 * answer["width"])
+    kind, preview = decoded(answer["preview"])
+    assert (kind, preview.format) == ("data:image/jpeg", "JPEG")
+    assert max(preview.size) <= demo.PREVIEW_PIXELS
+    small = upright.resize(preview.size).convert("L")
+    assert np.corrcoef(np.asarray(preview.convert("L")).ravel(), np.asarray(small).ravel())[0, 1] > 0.95
+
+
+class Changed:
+    """A classifier whose readings are changed."""
+
+    def __init__(self, classifier: ImageClassifier, change: Callable[[Reading], Reading]) -> None:
+        self.facts = classifier.facts
+        self.read = lambda picture, mode="auto": change(classifier.read(picture, mode))
+
+
+def rejected(reading: Reading) -> Reading:
+    """Takes all marks for none of the classes."""
+    marks = [replace(mark, known=0.03, rejected=True, probability=0.03 * mark.probability) for mark in reading.marks]
+    return Reading(marks, reason="looks like none of the classes")
+
+
+def test_what_is_no_digit_and_what_stands_between_digits(
+    classifier: ImageClassifier, digits: list[tuple[np.ndarray, str]], picture: bytes
+) -> None:
+    with serving(demo.application(Changed(classifier, rejected), "x")) as client:
+        answer = client.predict(picture).json
+    assert (answer["text"], answer["reason"]) == ("", "looks like none of the classes")
+    [mark] = answer["marks"]
+    assert (mark["rejected"], mark["known"]) == (True, 0.03)
+
+    def with_a_point(reading: Reading) -> Reading:
+        first, point, *rest = reading.marks
+        point = replace(point, label=".", separator=True, probabilities={})
+        return Reading([first, point, *(replace(mark, line=1) for mark in rest)], note="two lines")
+
+    with serving(demo.application(Changed(classifier, with_a_point), "x")) as client:
+        answer = client.predict(encoded(page([next(image for image, name in digits if name == "1")] * 3))).json
+    assert (answer["text"], answer["note"]) == ("1.\n1", "two lines")
+    assert [(mark["separator"], mark["line"], len(mark["probabilities"])) for mark in answer["marks"]] == [
+        *((False, 0, 10), (True, 0, 0), (False, 1, 10))
+    ]
 
 
 def truncated(picture: bytes) -> bytes:
@@ -212,8 +296,6 @@ NO_PICTURES = {
     "text": lambda _: b"hello",
     "half a PNG": lambda picture: truncated(encoded(picture)),
     "half a JPEG": lambda picture: truncated(encoded(picture, "JPEG")),
-    "blank": lambda picture: encoded(Image.new("L", picture.size, 255)),
-    "one pixel": lambda _: encoded(Image.new("L", (1, 1), 255)),
     "bomb": lambda _: encoded(Image.new("1", (30_000, 30_000))),
     "drawing program": lambda _: b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
     "archive": lambda _: b"PK\x03\x04" + bytes(1000),
@@ -221,12 +303,19 @@ NO_PICTURES = {
 }
 
 
-@pytest.mark.parametrize("mode", ["digit", "line"])
+@pytest.mark.parametrize("mode", ["auto", "digit", "line"])
+@pytest.mark.parametrize("size", [(200, 100), (1, 1)])
+def test_nothing_found_is_an_answer(client: Client, mode: str, size: tuple[int, int]) -> None:
+    answer = client.predict(encoded(Image.new("L", size, 255)), f"?mode={mode}")
+    assert answer.status == 200
+    assert answer.json["reason"]
+    assert (answer.json["marks"], answer.json["text"]) == ([], "")
+    assert (answer.json["width"], answer.json["height"]) == size
+
+
 @pytest.mark.parametrize("what", NO_PICTURES)
-def test_what_is_no_picture_gets_one_line(
-    client: Client, digits: list[tuple[np.ndarray, str]], what: str, mode: str
-) -> None:
-    answer = client.predict(NO_PICTURES[what](page([digits[0][0]])), mode)
+def test_what_is_no_picture_gets_one_line(client: Client, digits: list[tuple[np.ndarray, str]], what: str) -> None:
+    answer = client.predict(NO_PICTURES[what](page([digits[0][0]])))
     assert answer.status == 422
     assert set(answer.json) == {"message"}
     message = answer.json["message"]
@@ -235,8 +324,8 @@ def test_what_is_no_picture_gets_one_line(
 
 
 def test_unknown_mode_is_refused(client: Client) -> None:
-    answer = client.predict(b"x", "word")
-    assert (answer.status, answer.json) == (422, {"message": "mode=word: there are digit and line"})
+    answer = client.predict(b"x", "?mode=word")
+    assert (answer.status, answer.json) == (422, {"message": "mode=word: there are auto, digit, line"})
 
 
 def test_too_large_a_body_is_refused(client: Client) -> None:
@@ -262,7 +351,7 @@ def test_tells_of_its_model(client: Client) -> None:
         "file": "best.ckpt",
         "dataset": "mnist5k",
         "class_names": list("0123456789"),
-        "digits": True,
+        "noun": "digit",
         "image_size": 28,
         "most_bytes": demo.MOST_BYTES,
     }
@@ -291,7 +380,7 @@ def test_each_answer_is_guarded(client: Client) -> None:
 
 def test_page_is_small_and_has_nothing_from_elsewhere(client: Client) -> None:
     answers = [client.get(path) for path in PAGES]
-    assert sum(len(answer.content) for answer in answers) < 25_000
+    assert sum(len(answer.content) for answer in answers) < 32_000
     kinds = [answer.headers["content-type"].partition(";")[0] for answer in answers]
     assert kinds == ["text/html", "text/css", "text/javascript"]
     for answer in answers:
@@ -339,14 +428,14 @@ def test_64_at_once(server: Server, picture: bytes) -> None:
     client, _ = server
     bodies = {"good": picture, "text": b"hello", "half": truncated(picture), "large": bytes(demo.MOST_BYTES + 1)}
     statuses = {"good": 200, "text": 422, "half": 422, "large": 413}
-    expected = client.predict(picture).json["probabilities"]
+    expected = client.one(picture)["probabilities"]
     kinds = ["good", "text", "good", "half", "good", "large", "good", "good"] * 8
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda kind: client.predict(bodies[kind]), kinds))
     for kind, answer in zip(kinds, answers, strict=True):
         assert answer.status == statuses[kind]
         if kind == "good":
-            assert answer.json["probabilities"] == pytest.approx(expected, abs=1e-5)
+            assert answer.json["marks"][0]["probabilities"] == pytest.approx(expected, abs=1e-5)
 
 
 def memory_mb(process: subprocess.Popen) -> float:

@@ -1,5 +1,6 @@
 """python -m digits.explain: a picture for each file, and attributions that have the properties of their method."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +53,19 @@ def test_a_picture_for_each_file(
     for i in range(2):
         Image.fromarray(sample.splits.test.images[i, 0].numpy()).save(tmp_path / f"{i}.png")
     (tmp_path / "2.png").write_bytes(b"no image")
+    two = np.hstack([sample.splits.test.images[i, 0].numpy() for i in range(2)])
+    Image.fromarray(two).resize((224, 112)).save(tmp_path / "3.png")
+    Image.new("L", (90, 90)).save(tmp_path / "4.png")
     words = [f"images='{tmp_path}/?.png'", f"ckpt_path={trained}/checkpoints/best.ckpt", f"method={method}"]
     outcome = command("digits.explain", *words)
     assert outcome.code == 1
-    assert outcome.err.splitlines()[-1] == "error: 1 of 3 files have no answer, as said above"
-    assert sorted(path.name for path in outcome.folder.glob("*.png")) == ["0.png", "1.png"]
+    assert outcome.err.splitlines()[-1] == "error: 1 of 5 files cannot be read, as said above"
+    assert sorted(path.name for path in outcome.folder.glob("*.png")) == ["0.png", "1.png", "3_1.png", "3_2.png"]
     assert np.asarray(Image.open(outcome.folder / "0.png").convert("L")).std() > 10
-    assert len(outcome.record["answers"]) == 3
+    answers = {Path(name).stem: said for name, said in outcome.record["answers"].items()}
+    assert [len(re.findall(r"\d \(\d+\.\d%; or", answers[name])) for name in "01234"] == [1, 1, 0, 2, 0]
+    assert "no picture" in answers["2"]
+    assert "blank" in answers["4"]
 
 
 @pytest.mark.parametrize(

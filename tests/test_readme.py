@@ -49,6 +49,16 @@ MEASURED = {
     "python -m benchmarks.accuracy": ["benchmarks.accuracy", "--rows", "fast", "--seeds", "1", "--epochs", "1"],
     "python -m benchmarks.inference": ["benchmarks.inference", "--rounds", "1", "--batch", "8"],
     "python -m benchmarks.busy_machine": ["benchmarks.busy_machine", "--rounds", "1", "--steps", "10"],
+    "python -m benchmarks.pictures --contact-sheet docs/images/pictures.jpg": [
+        "benchmarks.pictures",
+        "--rows",
+        "blank",
+        "--per-row",
+        "2",
+        "--readers",
+        "project",
+        "naive",
+    ],
     "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--seeds", "1", "--epochs", "1"],
 }
 # A command of these runs in the test's process, without the seconds of imports; others start processes themselves.
@@ -257,7 +267,7 @@ def test_command_runs(
             text=True,
             check=True,
         )
-        assert any(end in answer.stdout for end in ("times as fast", "% | ", "| beside a busy process |"))
+        assert any(end in answer.stdout for end in ("times as fast", "% | ", "| beside a busy process |", "to reach"))
     elif program == "make":
         assert f"\nmake {words[0]}" in CI, f".ci/run does not run {command}"
     elif program == "source":

@@ -16,9 +16,10 @@ from digits import load_classifier
 from digits.data import DigitsDataModule
 from digits.data.tables import ID, listed_images
 from digits.errors import UserError
-from digits.pictures.reader import ImageClassifier
+from digits.pictures.answers import Answer
+from digits.pictures.reader import ImageClassifier, Prediction, Reading
 from digits.predict import PredictSettings
-from digits.submission import classify_pixels, has_pixels
+from digits.submission import classify_pixels, doubts_of, has_pixels, rows_of
 from digits.validation import read_settings
 
 
@@ -114,6 +115,30 @@ def test_many_rows_are_read_in_batches(sample: DigitsDataModule, classifier: Ima
     assert [name for name, *_ in rows] == [str(i) for i in range(1, 701)]
 
 
+def made(*kinds: str, note: str = "") -> Reading:
+    """A reading of marks `7` that are answers, `-` separators, or `?` none of the classes."""
+    marks = [
+        Prediction("-" if kind == "-" else "7", 0.4, "1", 0.2, {}, np.zeros((1, 28, 28)), (0, 0, 1, 1), 0.5, *flags)
+        for kind in kinds
+        for flags in [(kind == "?", kind == "-")]
+    ]
+    return Reading(marks, "" if "7" in kinds else "nothing like it", note)
+
+
+def test_a_label_that_is_no_plain_answer_is_said() -> None:
+    readings = {"a": made("7"), "b": made("?"), "c": made("7", note="two digits"), "d": made("-"), "e": made()}
+    answers = [*(Answer(Path(name), reading) for name, reading in readings.items()), Answer(Path("f"), error="f: bad")]
+    assert list(rows_of(answers, "abcdef")) == [
+        *(("a", "7", ""), ("b", "7", ""), ("c", "7", "")),
+        *(("d", "", "d: nothing like it"), ("e", "", "e: nothing like it"), ("f", "", "f: bad")),
+    ]
+    assert list(doubts_of(answers[:3], "abc", "digit")) == [
+        "1 of 3 pictures: no digit found, and the label is the least unlikely one (b)",
+        "1 of 3 pictures: more than one digit found, and the label is that of one (c)",
+    ]
+    assert not list(doubts_of(answers[:1], "a", "digit"))
+
+
 def test_no_submission_without_every_answer(command: Command, checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     Image.new("L", (100, 100), 255).save(pictures / "blank.png")
     (pictures / "broken.png").write_bytes(b"no picture")
@@ -122,7 +147,7 @@ def test_no_submission_without_every_answer(command: Command, checkpoint: Path, 
     assert outcome.code == 1
     [line] = outcome.err.splitlines()
     assert f"submission={output}: not written, because 2 of 6 pictures have no answer (blank.png, broken.png)" in line
-    assert "no digit found" in line
+    assert re.search(r"The first: .*/blank\.png: .*blank", line)
     assert not output.exists()
 
 

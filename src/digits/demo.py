@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast, get_args
 from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
     import uvicorn
     from PIL import Image
 
-    from digits.pictures.reader import ImageClassifier, Prediction
+    from digits.pictures.reader import ImageClassifier, Mode, Prediction
 
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOST_BYTES = 20 * 2**20  # of a picture's file
+PREVIEW_PIXELS = 1000  # of the longer side of a picture that the browser cannot show by itself
 BYTES_IN_MEMORY = 2**20  # of a file; a larger one waits on the disk, so that many at once do not fill the memory
 HEAD_SECONDS = 10  # within which, or twice that, a connection has to send the head of its next request
 UPLOAD_SECONDS = 60
@@ -168,9 +169,12 @@ def open_classifier(path: Path, trust: Collection[str] = ()) -> "ImageClassifier
 def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tuple[str, ...] = LOOPBACK) -> Starlette:
     """The page, `GET /model` (what it should know of the model) and `POST /predict`.
 
-    The body of `POST /predict` is the content of an image file. The answer: `label`, `probability`, `probabilities` in
-    the order of the classes, `image` (what the network saw, as a data URL), `box` (left, top, right, bottom of that
-    in the picture, in pixels) and the `milliseconds` that it took; with `?mode=line` a list of such, left to right.
+    The body of `POST /predict` is the content of an image file; `?mode=` is `auto` (the default), `digit` or `line`.
+    The answer is a JSON object, also where nothing is found: `text`, `reason` and `note` as of `Reading`; `width` and
+    `height` of the upright picture in which the boxes are; the `milliseconds` that it took; and `marks`, each with
+    `label`, `probability`, `probabilities` in the order of the classes, `image` (what the network saw, as a data URL),
+    `box` (left, top, right, bottom, in pixels), `known`, `rejected`, `separator` and `line`. With `?preview=true` there
+    is the `preview`, a JPEG of the picture as a data URL, for browsers that do not know its format.
     Whatever is wrong with a request is said in `message`.
 
     Args:
@@ -178,22 +182,26 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
         file: the model's name.
         hosts: the names under which the page may be asked for; `*` is any.
     """
+    from digits.pictures.reader import Mode
+
+    modes = get_args(Mode)
     model = {
         "file": file,
         "dataset": classifier.facts.dataset,
         "class_names": classifier.facts.class_names,
-        "digits": classifier.facts.are_digits,
+        "noun": classifier.facts.noun,
         "image_size": classifier.facts.image_size,
         "most_bytes": MOST_BYTES,
     }
     slots = asyncio.Semaphore(PICTURES_AT_ONCE)
 
     async def predict(request: Request) -> Response:
-        origin, mode = request.headers.get("origin"), request.query_params.get("mode", "digit")
+        origin, asked = request.headers.get("origin"), request.query_params
+        mode, preview = asked.get("mode", "auto"), asked.get("preview") == "true"
         if origin and urlsplit(origin).netloc != request.headers.get("host"):
             return refused(403, f"this page does not answer other sites ({origin})")
-        if mode not in ("digit", "line"):
-            return refused(422, f"mode={mode}: there are digit and line")
+        if mode not in modes:
+            return refused(422, f"mode={mode}: there are {', '.join(modes)}")
         try:
             with SpooledTemporaryFile(BYTES_IN_MEMORY) as body:
                 if refusal := await receive(request, body):
@@ -201,7 +209,7 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
                 async with slots:
                     if await request.is_disconnected():  # while it waited
                         return Response(status_code=499)
-                    return await run_in_threadpool(read, classifier, body, mode)
+                    return await run_in_threadpool(read, classifier, body, cast("Mode", mode), preview)
         except ClientDisconnect:
             return Response(status_code=499)
 
@@ -253,35 +261,51 @@ async def receive(request: Request, body: IO[bytes]) -> Response | None:
     return None
 
 
-def read(classifier: "ImageClassifier", body: IO[bytes], mode: str) -> Response:
-    """Answers a request for a prediction on the picture in a file."""
+def read(classifier: "ImageClassifier", body: IO[bytes], mode: "Mode", preview: bool) -> Response:
+    """Answers a request for what is in the picture in a file."""
+    from digits.pictures.decode import read_picture
+
     start = perf_counter()
     body.seek(0)
-    picture = body.read()
     try:
-        predictions = classifier.predict_line(picture) if mode == "line" else [classifier.predict(picture)]
+        picture = read_picture(body.read())
+        reading = classifier.read(picture, mode)
     except UserError as error:  # not handed on: its traceback would keep the picture in memory
         return refused(422, str(error))
-    milliseconds = 1000 * (perf_counter() - start)
-    answers = [describe(prediction) | {"milliseconds": milliseconds} for prediction in predictions]
-    return JSONResponse(answers if mode == "line" else answers[0])
+    answer = {
+        "text": reading.text,
+        "reason": reading.reason,
+        "note": reading.note,
+        "width": picture.width,
+        "height": picture.height,
+        "milliseconds": 1000 * (perf_counter() - start),
+        "marks": [describe(mark) for mark in reading.marks],
+    }
+    if preview:
+        picture.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
+        answer["preview"] = data_url(picture, "JPEG")
+    return JSONResponse(answer)
 
 
-def describe(prediction: "Prediction") -> dict[str, Any]:
+def describe(mark: "Prediction") -> dict[str, Any]:
     return {
-        "label": prediction.label,
-        "probability": prediction.probability,
-        "probabilities": list(prediction.probabilities.values()),
-        "image": data_url(prediction.picture),
-        "box": prediction.box,
+        "label": mark.label,
+        "probability": mark.probability,
+        "probabilities": list(mark.probabilities.values()),
+        "image": data_url(mark.picture, "PNG"),
+        "box": mark.box,
+        "known": mark.known,
+        "rejected": mark.rejected,
+        "separator": mark.separator,
+        "line": mark.line,
     }
 
 
-def data_url(picture: "Image.Image") -> str:
-    """A picture as a PNG in a data URL."""
+def data_url(picture: "Image.Image", kind: str) -> str:
+    """A picture as a PNG or a JPEG in a data URL."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    picture.save(file, kind)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def with_headers(app: ASGIApp) -> ASGIApp:

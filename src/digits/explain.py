@@ -26,6 +26,7 @@ class ExplainSettings(Settings):
 
     images: ImagePaths
     ckpt_path: FilePath | None
+    mode: Literal["auto", "digit", "line"]
     method: Literal["integrated_gradients", "grad_cam"]
     trust: Trust
     log_dir: FilePath
@@ -33,7 +34,7 @@ class ExplainSettings(Settings):
 
 @command("explain")
 def main(cfg: DictConfig, run: "Run") -> None:
-    """Leaves a folder with a figure for each file: the digit, what speaks for the answer and for the runner-up."""
+    """Leaves a folder with a figure for each answer: the digit, what speaks for it and for the runner-up."""
     settings = read_settings(ExplainSettings, cfg)
 
     from digits import figures
@@ -50,11 +51,13 @@ def main(cfg: DictConfig, run: "Run") -> None:
     log.info("model:  %s, trained on %s", checkpoint.path, facts.dataset)
     run.update(ckpt_path=str(checkpoint.path))
 
-    answers = []
-    read = read_files(settings.images, lambda path: [classifier.predict(path)])
-    for answer, name in zip(read, output_names(settings.images), strict=True):
-        answers.append(answer)
-        for prediction in answer.predictions:
+    answers = list(read_files(settings.images, lambda path: classifier.read(path, settings.mode)))
+    read = [answer.reading.answers if answer.reading else [] for answer in answers]
+    said = {}
+    for answer, predictions, names in zip(
+        answers, read, output_names(settings.images, list(map(len, read))), strict=True
+    ):
+        for prediction, name in zip(predictions, names, strict=True):
             named = {prediction.label: prediction.probability}
             if prediction.runner_up:
                 named[prediction.runner_up] = prediction.runner_up_probability
@@ -62,8 +65,10 @@ def main(cfg: DictConfig, run: "Run") -> None:
             maps = [attribution(model, prediction.image, number, settings.method) for number in numbers]
             title = f"{answer.path.name}: what speaks for and against, by {METHODS[settings.method]}"
             run.save_figure(name, figures.explanation(prediction.image, named, maps, title))
-            log.info("%s: %s", answer.path, prediction)
-    run.update(answers={str(one.path): str(one.predictions[0]) if one.predictions else one.error for one in answers})
+        reason = answer.reading.reason if answer.reading else answer.error
+        said[str(answer.path)] = ", ".join(map(str, predictions)) or reason
+        log.info("%s: %s", answer.path, said[str(answer.path)])
+    run.update(answers=said)
     log.info("saved:  %s", run.folder)
     report_failures(answers)
 

@@ -74,6 +74,11 @@ class ModelFacts:
         return Form(self.image_size, self.channels, fit, self.centre, self.light_on_dark)
 
     @property
+    def noun(self) -> str:
+        """What a class is, for the words around an answer."""
+        return "digit" if self.are_digits else "character" if max(map(len, self.class_names)) == 1 else "class"
+
+    @property
     def are_digits(self) -> bool:
         """Whether the classes are the digits, for the words around an answer."""
         return self.class_names == DIGITS

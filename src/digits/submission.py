@@ -13,7 +13,7 @@ import numpy as np
 from digits.atomic import atomic_write
 from digits.data.tables import ID, column, header_of, read_table
 from digits.errors import UserError
-from digits.pictures.answers import Answer
+from digits.pictures.answers import Answer, some
 
 if TYPE_CHECKING:
     from digits.pictures.reader import ImageClassifier
@@ -86,9 +86,27 @@ def classify_pixels(classifier: "ImageClassifier", table: Path) -> Iterator[Row]
 
 
 def rows_of(answers: Sequence[Answer], ids: Sequence[str]) -> Iterator[Row]:
-    """An id and a label for each picture, or why there is none."""
+    """An id and a label for each picture, or why there is none.
+
+    A submission needs a label for each: what looks like none of the classes gets the least unlikely one.
+    """
     for name, answer in zip(ids, answers, strict=True):
-        yield name, answer.predictions[0].label if answer.predictions else "", answer.error
+        labels = [mark.label for mark in sorted(answer.marks, key=lambda mark: mark.rejected) if not mark.separator]
+        problem = answer.error or (f"{answer.path}: {answer.reading.reason}" if answer.reading and not labels else "")
+        yield name, labels[0] if labels else "", problem
+
+
+def doubts_of(answers: Sequence[Answer], ids: Sequence[str], noun: str) -> Iterator[str]:
+    """Lines on the pictures whose label is not the plain answer."""
+    readings = [(name, answer.reading) for name, answer in zip(ids, answers, strict=True) if answer.reading]
+    unlike = [name for name, reading in readings if reading.marks and not reading.answers]
+    noted = [name for name, reading in readings if reading.note]
+    for names, what in (
+        (unlike, f"no {noun} found, and the label is the least unlikely one"),
+        (noted, f"more than one {noun} found, and the label is that of one"),
+    ):
+        if names:
+            yield f"{len(names):,} of {len(answers):,} pictures: {what} ({some(names)})"
 
 
 def write_submission(path: Path, header: Sequence[str], rows: Iterable[Row]) -> int:
@@ -102,7 +120,7 @@ def write_submission(path: Path, header: Sequence[str], rows: Iterable[Row]) -> 
     failed = [(name, error) for name, _, error in answers if error]
     problem = f"two pictures have the id {doubles[0]}" if doubles else ""
     if failed:
-        names = ", ".join(name for name, _ in failed[:5]) + (", ..." if len(failed) > 5 else "")
+        names = some([name for name, _ in failed])
         problem = f"{len(failed)} of {len(answers)} pictures have no answer ({names}). The first: {failed[0][1]}"
     if problem:
         raise UserError(f"submission={path}: not written, because {problem}")

@@ -56,7 +56,7 @@ def test_folder_is_split_by_class(folder: Path) -> None:
     assert data.title == "images"
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "bmp", "webp", "tif", "PNG"])
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "bmp", "webp", "tif", "PNG", "gif", "avif"])
 def test_folder_takes_the_usual_formats(suffix: str, folder: Path) -> None:
     digit(7).save(folder / "one" / f"new.{suffix}")
     loaded, *_ = ImageFolder(folder, image_size=28, channels=1).load()
@@ -135,12 +135,54 @@ def test_folder_of_native_size(folder: Path) -> None:
         ImageFolder(folder, image_size=None, channels=1).load()
 
 
+@pytest.mark.parametrize("values", ["8 bits in 16", "12 bits in 16"])
+def test_files_of_16_bits_with_fewer(values: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are not black, and a line says for what they are taken."""
+    as_they_were = ImageFolder(folder, image_size=28, channels=1).load()[0].images
+    for path in folder.glob("*/*.png"):
+        pixels = np.asarray(Image.open(path)).astype(np.uint16)
+        Image.fromarray(pixels * (16 if values.startswith("12") else 1)).save(path)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(ImageFolder(folder, image_size=28, channels=1).load()[0].images, as_they_were)
+    assert "36 of 36 images have 16 bits, but values that need no more than 8 or 12" in caplog.text
+    assert f"nought/00.png for {values.split()[0]}, ..." in caplog.text
+
+
+def test_blank_images(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """White ink on white, as of a program that drops the transparency: a few are named, and none but such refused."""
+    for i, path in enumerate(sorted(folder.glob("*/*.png"))):
+        if i in (3, 20):
+            Image.new("L", (28, 28), 255).save(path)
+    with caplog.at_level(logging.WARNING):
+        ImageFolder(folder, image_size=28, channels=1).load()
+    assert f"2 of 36 images are blank: every pixel of {folder}/nought/03.png is 255" in caplog.text
+    for path in folder.glob("*/*.png"):
+        ink = Image.new("RGBA", (40, 30), (255, 255, 255, 0))
+        ink.paste((255, 255, 255, 255), (10, 10, 14, 25))
+        ink.convert("RGB").save(path)
+    for channels, pixel in ((1, "255"), (3, "255, 255, 255")):
+        with pytest.raises(UserError, match=r"36 of 36 images are blank: .*/nought/00.png is .*transparency") as error:
+            ImageFolder(folder, image_size=28, channels=channels).load()
+        assert f"00.png is {pixel}. Ink saved" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_what_a_mac_leaves_is_no_picture(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (folder / "one" / "._00.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    with caplog.at_level(logging.WARNING):
+        assert len(ImageFolder(folder, image_size=28, channels=1).load()[0]) == 36
+    assert not caplog.text
+    (folder / "one" / "folder.png").mkdir()
+    assert len(ImageFolder(folder, image_size=28, channels=1).load()[0]) == 36
+
+
 def test_broken_image_is_named(folder: Path) -> None:
     path = folder / "two" / "05.png"
     good = path.read_bytes()
     for bad in (good[:100], b"", b"text", good[:-40]):
         path.write_bytes(bad)
-        with pytest.raises(UserError, match=f"{path}: no picture") as error:
+        with pytest.raises(UserError, match=f"{path}: (no picture|an empty file)") as error:
             ImageFolder(folder, image_size=28, channels=1).load()
         assert "\n" not in str(error.value)
 

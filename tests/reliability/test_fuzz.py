@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import RELIABILITY, SEED, Command
+from fakes import digit
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -375,7 +376,7 @@ def test_pictures_of_a_folder(trained: Path, tmp_path: Path, record_property: Ca
     for i in range(2):
         path = tmp_path / str(i) / "a.png"
         path.parent.mkdir()
-        Image.new("L", (28, 28), 10 * i).save(path)
+        digit(700 * i).save(path)
 
     def use(damaged: bytes) -> None:
         path.write_bytes(damaged)
@@ -404,11 +405,13 @@ def test_folders(name: str, trained: Path, tmp_path: Path, record_property: Call
     answers_or_refuses("mutated files of a run's folder", path.read_bytes(), use, record_property)
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF"])
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_pictures(form: str, trained: Path, sample: DigitsDataModule, record_property: Callable) -> None:
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
     classifier: ImageClassifier = load_classifier(trained / "checkpoints" / "best.ckpt")
     with io.BytesIO() as file:
         Image.fromarray(255 - sample.splits.test.images[0, 0].numpy()).resize((90, 90)).save(file, form)
         content = file.getvalue()
-    answers_or_refuses("mutated pictures", content, classifier.predict, record_property)
+    answers_or_refuses("mutated pictures", content, classifier.read, record_property)

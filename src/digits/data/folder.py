@@ -11,7 +11,7 @@ import numpy as np
 from digits.data.dataset import DataSet, Form
 from digits.data.tables import SPLITS, Listed, listed_images
 from digits.errors import UserError
-from digits.pictures.decode import IMAGE_SUFFIXES, ORIGINAL_SIZE, read_picture
+from digits.pictures.decode import BITS, IMAGE_SUFFIXES, ORIGINAL_SIZE, is_picture_by_name, read_picture
 from digits.pictures.normal_form import NothingFoundError, find_image
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class ImageFolder(DataSet):
             form: that of another data set, into which each image is to be brought; None: this one's own.
 
         Raises:
-            UserError: if there are no two classes, a class is empty, or an image is damaged or unlike the others; if a
-                class is among the validation or test images alone.
+            UserError: if there are no two classes, a class is empty, an image is damaged or unlike the others, or all
+                are blank; if a class is among the validation or test images alone.
         """
         import torch
 
@@ -87,11 +87,13 @@ class ImageFolder(DataSet):
 
     def _decoded(self, paths: Sequence[Path], form: Form | None) -> np.ndarray:
         """Each image in the form, uint8 of shape (N, C, H, W)."""
-        arrays, kinds, nothing_found = [], [], []
+        arrays, kinds, nothing_found, few_bits = [], [], [], []
         for path in paths:
             picture = read_picture(path)
             width, height = picture.info.get(ORIGINAL_SIZE, picture.size)
             kinds.append((width, height, picture.mode))
+            if picture.info.get(BITS, 16) < 16:
+                few_bits.append(f"{path} for {picture.info[BITS]}")
             if self.image_size is None and form is None and (kinds[-1] != kinds[0] or width != height):
                 raise UserError(
                     f"data.image_size=null: images that stay as they are have to be square and alike, but {path} has"
@@ -115,7 +117,13 @@ class ImageFolder(DataSet):
                 f"{self.root}: {len(nothing_found)} of {len(paths)} images are only scaled, because no digit was found"
                 f" in them: {nothing_found[0]}, ..."
             )
-        return np.stack(arrays)
+        if few_bits:
+            _warn(
+                f"{self.root}: {len(few_bits)} of {len(paths)} images have 16 bits, but values that need no more than 8"
+                f" or 12, and are taken for such: {few_bits[0]}, ..."
+            )
+        _refuse_blanks(self.root, images := np.stack(arrays), paths)
+        return images
 
     def _in_folders(self) -> list[Listed]:
         """The images of each split and class."""
@@ -125,7 +133,7 @@ class ImageFolder(DataSet):
             classes = [folder for folder in _visible(place) if folder.is_dir()]
             for folder in classes:
                 found = _visible(folder)
-                images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+                images = [path for path in found if is_picture_by_name(path)]
                 left_out += [path for path in found if path not in images]
                 listed += [Listed(path, folder.name, split, str(folder)) for path in images]
                 if not images and split == "train":
@@ -158,6 +166,25 @@ class ImageFolder(DataSet):
                 return {}, f"beside {beside}, {folder.name} is no split. There are train, val and test; rename it"
             splits[split] = folder
         return splits, ""
+
+
+def _refuse_blanks(root: Path, images: np.ndarray, paths: Sequence[Path]) -> None:
+    """Says how many of the images (N, C, H, W) have one colour alone.
+
+    Raises:
+        UserError: if all have.
+    """
+    blank = np.flatnonzero((images == images[:, :, :1, :1]).all(axis=(1, 2, 3)))
+    if not len(blank):
+        return
+    pixel = ", ".join(map(str, images[blank[0], :, 0, 0]))
+    line = f"{len(blank)} of {len(images)} images are blank: every pixel of {paths[blank[0]]} is {pixel}"
+    if len(blank) == len(images):
+        raise UserError(
+            f"data.root={root}: {line}. Ink saved without its transparency looks like that, and so do values from 0 to"
+            " 1 saved as whole numbers. Look at the files, and save them again"
+        )
+    _warn(f"{root}: {line}")
 
 
 def _warn_of_doubles(root: Path, loaded: "Loaded") -> None:

@@ -1,7 +1,7 @@
 // Three sources of pictures, one answer. Asks only its own server: GET model, POST predict.
 
-const PEN = 0.07;        // width of a stroke, in heights of the sheet
-const SENT = 280;        // pixels: height of the drawings and frames that are sent
+const SENT = 320;        // pixels: height of the drawings that are sent
+const FRAME = 1000;      // pixels: longer side of the camera's frames that are sent
 const PAUSE = 40;        // milliseconds from one request to the next, at least
 const FRAME_PAUSE = 120; // the same for the camera
 const TIMEOUT = 30_000;  // milliseconds for an answer
@@ -9,21 +9,27 @@ const CAMERA = {
   NotAllowedError: "The browser may not use the camera. Allow it in the address bar, then start it again.",
   insecure: "Browsers allow the camera only on pages from this machine (127.0.0.1) or over https.",
 };
+// The line's width follows what is drawn: with one width for all, a small digit would be a blob to the network, which
+// sees each digit at the same size. The slider gives the width for FULL and above; below, the line thins in proportion.
+const FULL = 0.5;        // size of a digit, in heights of the sheet
+const THINNEST = 0.2;    // times the slider's width
+const NEAR = 0.03;       // heights of the sheet between strokes of one digit
+const DOT = 0.03;        // a smaller mark is a decimal point, as broad as the line of the digit beside it
 
 const $ = (id) => document.getElementById(id);
 const make = (tag, textContent = "") => Object.assign(document.createElement(tag), { textContent });
-const percent = (p) => `${(100 * p).toFixed(1)} %`;
+const put = (id, text) => Object.assign($(id), { textContent: text, hidden: !text });
+const percent = (p) => (p >= 0.9995 ? ">99.9 %" : `${(100 * p).toFixed(1)} %`);
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-const several = () => $("several").checked;
-const [sheet, preview, video, guide] = ["sheet", "preview", "video", "guide"].map($);
+const [sheet, preview, video] = ["sheet", "preview", "video"].map($);
 
 let model;            // the answer to GET model
-let noun = "digit";   // what its classes are
+let nothing = "";     // what something is that is none of its classes
 let source = "draw";  // or upload, camera
-let strokes = [];     // each a list of points [x, y], in heights of the sheet
+let strokes = [];     // each a list of points [x, y] from the sheet's middle, in heights of the sheet
 let file = null;      // what was uploaded
 let stream = null;    // the camera's
-let readings = [];    // the answer's predictions
+let answer = { marks: [] }; // the last to POST predict
 let chosen = null;    // which of several has its bars shown; null: the least certain
 
 // Reading: one request at a time. A change is read next; an answer to a discarded picture is dropped.
@@ -42,10 +48,10 @@ async function read() {
     const start = performance.now();
     const picture = await pictures[source]();
     if (picture) {
-      const answer = await predict(picture.blob);
-      if (!answer) await untilBack();
-      else if (asked === era) show(answer, picture);
-      changed ||= !answer;
+      const given = await predict(picture);
+      if (!given) await untilBack();
+      else if (asked === era) show(given);
+      changed ||= !given;
     }
     changed ||= stream !== null;
     if (changed) await pause(start + (stream ? FRAME_PAUSE : PAUSE) - performance.now());
@@ -55,15 +61,14 @@ async function read() {
 
 /** The server's answer; undefined without a server. */
 async function predict(body) {
-  const url = `predict?mode=${several() ? "line" : "digit"}`;
-  let response;
+  // TIFF, HEIC: the server reads formats that browsers do not.
+  const url = body === file && preview.hidden ? "predict?preview=true" : "predict";
   try {
-    response = await fetch(url, { method: "POST", body, signal: AbortSignal.timeout(TIMEOUT) });
+    const response = await fetch(url, { method: "POST", body, signal: AbortSignal.timeout(TIMEOUT) });
+    return await response.json().catch(() => ({ message: `The server failed (${response.status}).` }));
   } catch {
     return undefined;
   }
-  const json = await response.json().catch(() => ({ message: `The server failed (${response.status}).` }));
-  return response.ok ? { readings: [json].flat() } : json;
 }
 
 async function untilBack() {
@@ -75,128 +80,204 @@ async function untilBack() {
 /** Clears the answer and any pending one. */
 function reset() {
   era += 1;
-  chosen = null;
   show({});
   read();
 }
 
-// Pictures: what each source has to read, as { blob, width, height }, or null
+// Pictures: what each source has to read, or null
 
 const scratch = document.createElement("canvas");
 
-function sent(width, paintOn, type) {
-  Object.assign(scratch, { width, height: SENT });
+function sent(width, height, paintOn, type) {
+  Object.assign(scratch, { width, height });
   paintOn(scratch.getContext("2d", { willReadFrequently: true }));
-  return new Promise((done) => scratch.toBlob((blob) => done({ blob, width, height: SENT }), type, 0.92));
+  return new Promise((done) => scratch.toBlob(done, type, 0.92));
 }
 
 const pictures = {
   draw() {
     if (!strokes.length) return null;
-    const width = Math.round((SENT * sheet.clientWidth) / sheet.clientHeight);
-    return sent(width, (context) => {
+    const width = Math.round(SENT * shape());
+    return sent(width, SENT, (context) => {
       context.fillStyle = "#fff";
       context.fillRect(0, 0, width, SENT);
-      paint(context, SENT, "#000");
+      paint(context, "#000");
     }, "image/png");
   },
 
-  upload: () => file && { blob: file, width: preview.naturalWidth, height: preview.naturalHeight },
+  upload: () => file,
 
   camera() {
     if (!stream || !video.videoWidth) return null;
-    // The video covers the stage and is cropped to it; the guide is in the middle.
-    const scale = Math.max(video.clientWidth / video.videoWidth, video.clientHeight / video.videoHeight);
-    const [width, height] = [guide.clientWidth / scale, guide.clientHeight / scale];
-    const [left, top] = [(video.videoWidth - width) / 2, (video.videoHeight - height) / 2];
-    const wide = Math.round((SENT * width) / height);
-    return sent(wide, (context) => context.drawImage(video, left, top, width, height, 0, 0, wide, SENT), "image/jpeg");
+    const size = [video.videoWidth, video.videoHeight];
+    const [width, height] = size.map((side) => Math.round(side * Math.min(1, FRAME / Math.max(...size))));
+    return sent(width, height, (context) => context.drawImage(video, 0, 0, width, height), "image/jpeg");
   },
 };
 
 // The answer
 
-function show({ readings: found = [], message = "" }, picture = null) {
-  if (found.length !== readings.length) chosen = null;
-  readings = found;
-  $("message").textContent = message;
-  $("message").hidden = !message;
+const name = (mark) => (mark.rejected ? nothing : mark.label);
+const certainty = ({ rejected, known, probability }) => (rejected ? 1 - known : probability);
+
+function show(given) {
+  const before = answer.marks.length;
+  answer = { marks: [], text: "", reason: "", note: "", message: "", ...given };
+  const { marks, text, reason, note, milliseconds } = answer;
+  if (marks.length !== before) chosen = null;
+  if (answer.preview) Object.assign(preview, { src: answer.preview, hidden: false });
+  const many = answer.many = marks.length > 1 || Boolean(marks[0]?.separator);
+  const why = reason.replace(`${nothing}: `, ""); // which stands there already
+  const unread = reason && !marks.length && (why.startsWith("no ") ? why : `${nothing}: ${why}`);
+  const message = answer.message || unread;
+  put("message", message);
+  put("text", many ? text || nothing : "");
+  put("note", [!unread && why, note].filter(Boolean).join(". "));
+  const lines = $("text").textContent.split("\n");
+  $("text").style.setProperty("--lines", lines.length);
+  $("text").style.setProperty("--longest", Math.max(...lines.map((line) => line.length)));
   $("readings").hidden = Boolean(message);
-  $("answer").classList.toggle("many", several());
-  const [size, time] = [model?.image_size, readings[0]?.milliseconds.toFixed(1)];
-  $("took").textContent = time ? `What the network saw: ${size}×${size} pixels, read in ${time} ms` : "\xa0";
-  showReadings();
-  showBoxes(picture);
-  speak(message || readings.map((one) => `${one.label}, ${percent(one.probability)}`).join("; "));
+  $("answer").classList.toggle("many", many);
+  const saw = `What the network saw: ${model?.image_size}×${model?.image_size} pixels, read in`;
+  $("took").textContent = marks.length ? `${saw} ${milliseconds.toFixed(1)} ms` : "\xa0";
+  showMarks();
+  const one = marks.length && !many && `${name(marks[0])}${stream ? "" : `, ${percent(certainty(marks[0]))}`}`;
+  speak([message || one || lines.join("; "), $("note").textContent].filter(Boolean).join(". "));
 }
 
-function showReadings() {
+function showMarks() {
+  const { marks, many } = answer;
+  const sure = marks.map((mark) => (mark.separator ? Infinity : certainty(mark)));
+  const selected = chosen ?? sure.indexOf(Math.min(...sure));
+  layOut(marks);
+  const cards = $("readings").querySelectorAll(":scope > div > *");
+  marks.forEach((mark, index) => {
+    const card = cards[index];
+    if (mark.separator) return void (card.textContent = mark.label);
+    const [seen, label, share] = card.children;
+    Object.assign(seen, { src: mark.image, alt: "" });
+    label.textContent = name(mark);
+    share.textContent = percent(certainty(mark));
+    card.className = `reading ${mark.rejected ? "rejected" : mark.label.length < 3 ? "short" : ""}`;
+    card.disabled = !many;
+    card.ariaPressed = many ? String(index === selected) : null;
+  });
+  showBars(marks[selected]);
+  showBoxes(selected);
+}
+
+/** Makes an element for each mark, a row a line. Those of the same layout stay, and with them the keyboard's focus. */
+function layOut(marks) {
   const all = $("readings");
-  while (all.children.length > readings.length) all.lastChild.remove();
-  while (all.children.length < readings.length) {
-    const index = all.children.length;
-    const button = make("button");
-    button.append(make("img"), make("strong"), make("span"));
-    button.onclick = () => { chosen = index; showReadings(); };
-    all.append(button);
-  }
-  const certainty = readings.map(({ probability }) => probability);
-  const selected = chosen ?? certainty.indexOf(Math.min(...certainty));
-  readings.forEach(({ image, label, probability }, index) => {
-    const button = all.children[index];
-    const [seen, name, share] = button.children;
-    Object.assign(seen, { src: image, alt: "" });
-    name.textContent = label;
-    share.textContent = percent(probability);
-    button.className = label.length < 3 ? "reading short" : "reading";
-    button.disabled = !several();
-    button.ariaPressed = several() ? String(index === selected) : null;
+  const layout = marks.map(({ line, separator }) => `${line}${separator}`).join();
+  if (layout === all.dataset.layout) return;
+  all.dataset.layout = layout;
+  all.replaceChildren();
+  marks.forEach(({ line, separator }, index) => {
+    if (line !== marks[index - 1]?.line) all.append(make("div"));
+    const card = make(separator ? "span" : "button");
+    if (!separator) card.append(make("img"), make("strong"), make("span"));
+    card.onclick = () => choose(index);
+    all.lastChild.append(card);
   });
-  showBars(readings[selected]?.probabilities);
 }
 
-function showBars(probabilities) {
-  const best = probabilities?.indexOf(Math.max(...probabilities));
+function choose(index) {
+  if (answer.marks[index].separator) return;
+  chosen = index;
+  showMarks();
+}
+
+function showBars(mark) {
+  const shares = mark?.probabilities ?? [];
+  const best = mark?.rejected ? -1 : shares.indexOf(Math.max(...shares));
   [...$("bars").children].forEach((row, index) => {
-    const p = probabilities?.[index];
     row.className = index === best ? "best" : "";
-    row.style.setProperty("--p", p ?? 0);
-    row.lastChild.textContent = probabilities ? percent(p) : "";
+    row.style.setProperty("--p", shares[index] ?? 0);
+    row.lastChild.textContent = index in shares ? percent(shares[index]) : "";
   });
 }
 
-/** Draws a box around each digit. The picture is centred on the stage. */
-function showBoxes(picture) {
-  const boxes = $("boxes");
-  boxes.replaceChildren();
-  if (!picture?.width) return;
-  boxes.style.setProperty("--ratio", picture.width / picture.height);
-  const [x, y] = [picture.width, picture.height].map((size) => (pixels) => `${(100 * pixels) / size}%`);
-  for (const { box: [left, top, right, bottom], label } of readings) {
+/** Draws a box around each mark. The picture is centred on the stage. */
+function showBoxes(selected) {
+  const { marks, many, width, height } = answer;
+  document.querySelector("main").style.setProperty("--ratio", width ? width / height : "");
+  $("boxes").replaceChildren(...marks.map((mark, index) => {
+    const [left, top, right, bottom] = mark.box;
     const frame = make("i");
+    const [x, y] = [width, height].map((size) => (pixels) => `${(100 * pixels) / size}%`);
     Object.assign(frame.style, { left: x(left), top: y(top), width: x(right - left), height: y(bottom - top) });
-    if (several()) frame.append(make("b", label));
-    boxes.append(frame);
-  }
+    frame.className = mark.separator ? "separator" : mark.rejected ? "rejected" : "";
+    frame.classList.toggle("chosen", many && index === selected);
+    frame.classList.toggle("high", top < 0.1 * height); // no room above it
+    if (!mark.separator && (many || source !== "draw")) frame.append(make("b", many && mark.rejected ? "?" : name(mark)));
+    if (many) frame.onclick = () => choose(index);
+    return frame;
+  }));
 }
 
+let said = "";
 let spoken;
 
 /** For screen readers, once the answer is stable. */
 function speak(text) {
+  if (text === said) return;
+  said = text;
   clearTimeout(spoken);
   spoken = setTimeout(() => { $("spoken").textContent = text; }, 600);
 }
 
 // Drawing
 
+const shape = () => sheet.clientWidth / sheet.clientHeight;
 let drawing = false;
 let painted = 0;
 
-function paint(context, height, ink) {
-  Object.assign(context, { strokeStyle: ink, lineWidth: PEN * height, lineCap: "round", lineJoin: "round" });
-  for (const stroke of strokes) {
-    const points = stroke.map(([x, y]) => [x * height, y * height]);
+/** The strokes that are near each other, as digits: { box: [left, top, right, bottom], members: numbers of strokes }. */
+function digits() {
+  let found = [];
+  strokes.forEach((stroke, index) => {
+    const lows = stroke.reduce(([x, y], [u, v]) => [Math.min(x, u), Math.min(y, v)]);
+    const highs = stroke.reduce(([x, y], [u, v]) => [Math.max(x, u), Math.max(y, v)]);
+    let digit = { box: [...lows, ...highs], members: [index] };
+    found = found.filter((other) => {
+      if (gap(digit, other) > NEAR) return true;
+      const box = digit.box.map((side, i) => Math[i < 2 ? "min" : "max"](side, other.box[i]));
+      digit = { box, members: [...digit.members, ...other.members] };
+      return false;
+    });
+    found.push(digit);
+  });
+  return found;
+}
+
+function gap({ box: [left, top, right, bottom] }, { box }) {
+  return Math.max(left - box[2], box[0] - right, top - box[3], box[1] - bottom);
+}
+
+/** The width of each stroke's line, in heights of the sheet. */
+function widths() {
+  const all = digits();
+  const size = ({ box: [left, top, right, bottom] }) => Math.max(right - left, bottom - top);
+  const large = all.filter((digit) => size(digit) >= DOT);
+  const lines = [];
+  for (const digit of all) {
+    const isDot = size(digit) < DOT && !(drawing && digit.members.includes(strokes.length - 1));
+    const distances = isDot ? large.map((other) => gap(digit, other)) : [];
+    const like = large[distances.indexOf(Math.min(...distances))] ?? digit;
+    for (const index of digit.members) lines[index] = $("pen").value * Math.min(1, Math.max(THINNEST, size(like) / FULL));
+  }
+  return lines;
+}
+
+/** Paints the strokes over the whole of a canvas. */
+function paint(context, ink) {
+  const { width, height } = context.canvas;
+  const lines = widths();
+  Object.assign(context, { strokeStyle: ink, lineCap: "round", lineJoin: "round" });
+  strokes.forEach((stroke, index) => {
+    const points = stroke.map(([x, y]) => [x * height + width / 2, (y + 0.5) * height]);
+    context.lineWidth = lines[index] * height;
     context.beginPath();
     context.moveTo(...points[0]);
     for (let i = 1; i < points.length - 1; i++) { // curves through midpoints are smooth
@@ -206,7 +287,7 @@ function paint(context, height, ink) {
     const [x, y] = points.at(-1);
     context.lineTo(x + 0.01, y); // a tap is a dot
     context.stroke();
-  }
+  });
 }
 
 function repaint() {
@@ -214,14 +295,14 @@ function repaint() {
   painted = requestAnimationFrame(() => {
     const [width, height] = [sheet.clientWidth, sheet.clientHeight].map((size) => Math.round(size * devicePixelRatio));
     Object.assign(sheet, { width, height });
-    paint(sheet.getContext("2d"), height, getComputedStyle(sheet).color);
+    paint(sheet.getContext("2d"), getComputedStyle(sheet).color);
   });
   $("draw").classList.toggle("drawn", strokes.length > 0);
 }
 
 function extend(event) {
-  const { left, top, height } = sheet.getBoundingClientRect();
-  strokes.at(-1).push([(event.clientX - left) / height, (event.clientY - top) / height]);
+  const { left, top, width, height } = sheet.getBoundingClientRect();
+  strokes.at(-1).push([(event.clientX - left - width / 2) / height, (event.clientY - top) / height - 0.5]);
 }
 
 function draw(event) {
@@ -233,14 +314,33 @@ function draw(event) {
   if (!drawing || !event.isPrimary) return;
   const events = event.getCoalescedEvents?.() ?? [];
   (events.length ? events : [event]).forEach(extend);
+  redraw();
+}
+
+function redraw() {
   repaint();
-  read();
+  if (strokes.length && source === "draw") read();
+}
+
+/** Ends a stroke; a dot then gets its width. */
+function lift() {
+  drawing = false;
+  redraw();
+}
+
+/** Keeps all of the drawing on a sheet of another shape, as of a telephone that was turned. */
+function refit() {
+  const reach = strokes.flat().reduce((most, [x]) => Math.max(most, Math.abs(x)), 0.5);
+  const scale = shape() / 2 / reach;
+  if (scale < 1) strokes = strokes.map((stroke) => stroke.map((point) => point.map((at) => scale * at)));
+  redraw();
 }
 
 sheet.addEventListener("pointerdown", draw);
 sheet.addEventListener("pointermove", draw);
-sheet.addEventListener("lostpointercapture", () => { drawing = false; });
-new ResizeObserver(repaint).observe(sheet);
+sheet.addEventListener("lostpointercapture", lift);
+$("pen").oninput = redraw;
+new ResizeObserver(refit).observe(sheet);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
 
 /** Replaces the strokes by some of them. */
@@ -270,7 +370,7 @@ async function open(picture) {
   }
   preview.src = URL.createObjectURL(file);
   preview.hidden = false;
-  await preview.decode().catch(() => { preview.hidden = true; }); // TIFF: the server reads formats that browsers do not
+  await preview.decode().catch(() => { preview.hidden = true; });
   read();
 }
 
@@ -314,7 +414,7 @@ function stop() {
 
 $("start").onclick = () => (stream ? stop() : start());
 
-// Tabs, switch and keys
+// Tabs and keys
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 
@@ -356,21 +456,7 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-$("several").onchange = () => {
-  document.body.classList.toggle("wide", several());
-  setHints();
-  reset();
-  keep(strokes.filter((stroke) => several() || stroke.every(([x]) => x <= 1))); // those that fit on the square sheet
-};
-
 // The model
-
-function setHints() {
-  const what = several() ? `several ${noun}s` : `a ${noun}`;
-  $("draw-hint").textContent = `Draw ${what}`;
-  $("camera-hint").textContent = `Start the camera, and hold ${what} into the frame`;
-  $("several").nextSibling.textContent = `several ${noun}s`;
-}
 
 /** Gets what describes the model; false without a server. */
 async function getModel() {
@@ -381,9 +467,11 @@ async function getModel() {
   }
   const names = model.class_names;
   const longest = Math.max(...names.map((name) => name.length));
-  noun = model.digits ? "digit" : longest === 1 ? "character" : "picture";
+  const wanted = model.noun === "class" ? "a picture" : `a ${model.noun}, or several`;
+  nothing = model.noun === "class" ? "none of the classes" : `no ${model.noun}`;
+  $("draw-hint").textContent = `Draw ${wanted}`;
+  $("camera-hint").textContent = `Start the camera, and show it ${wanted}`;
   $("model").textContent = `${model.file} · ${model.dataset}, ${names.length} classes`;
-  $("several").parentElement.hidden = noun === "picture";
   $("bars").style.setProperty("--name", `${Math.min(0.62 * longest + 0.6, 9)}em`);
   $("bars").classList.toggle("dense", names.length > 16);
   $("bars").replaceChildren(...names.map((name) => {
@@ -391,8 +479,7 @@ async function getModel() {
     row.append(Object.assign(make("span", name), { title: name }), make("i"), make("span"));
     return row;
   }));
-  setHints();
-  showReadings();
+  showMarks();
   return true;
 }
 

@@ -1,7 +1,7 @@
 """A trained network, ready to read pictures:  load_classifier("best.ckpt").predict("photo.png")"""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from scipy.special import expit
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
-from digits.pictures.normal_form import Found, NothingFoundError, find_image, find_images
+from digits.pictures.normal_form import NOTHING, Found, NothingFoundError, find_images
 from digits.targets import packages
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Mode = Literal["auto", "digit", "line"]
 Answers = Callable[[np.ndarray], np.ndarray]
+# Of how likely a mark was found right, a logistic function of how clearly it was seen, and of whether another look gave
+# the same answer: constant, clearness, again. From python -m digits.ink.certainty
+CERTAINTY = (20.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Prediction:
     rejected: bool = False
     separator: bool = False
     line: int = 0
+
+    @property
+    def area(self) -> int:
+        """Of its box, in pixels."""
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top)
 
     @property
     def picture(self) -> "Image.Image":
@@ -136,37 +145,55 @@ class ImageClassifier:
         Raises:
             PictureError: if it cannot be read.
         """
-        image = read_picture(picture)
-        try:
-            found = [find_image(image, self.form)] if mode == "digit" else find_images(image, self.form)
-        except NothingFoundError as error:
-            return Reading([], reason=str(error))
-        return Reading(self._predictions(found))
+        return self.answer(self.find(picture), mode)
+
+    def find(self, picture: Picture) -> list[Found]:
+        """Finds what is to be read; arguments and errors as for `read`."""
+        return find_images(read_picture(picture), self.form, self._judge)
+
+    def answer(self, found: list[Found], mode: Mode = "auto") -> Reading:
+        """Reads what was found; `mode` as for `read`."""
+        return as_promised(_words_rejected(self._predictions(found)), mode, self.facts.noun)
 
     def predict(self, picture: Picture) -> Prediction:
-        """Reads the one digit (or whatever the network knows) in a picture.
+        """Reads the one digit (or whatever the network knows) in a picture: of several the largest.
 
         Args:
-            picture: a path, a file's bytes, a Pillow image, or an array: uint8 of shape (H, W), (H, W, 3) or
-                (H, W, 4).
+            picture: as for `read`.
 
         Raises:
             UserError: if it cannot be read, or there is nothing in it.
         """
-        return self._predictions([find_image(read_picture(picture), self.form)])[0]
+        [mark] = self._found(picture, "digit")
+        return mark
 
     def predict_line(self, picture: Picture) -> list[Prediction]:
         """Reads the digits in a picture from left to right; arguments and errors as for `predict`."""
-        return self._predictions(find_images(read_picture(picture), self.form))
+        return self._found(picture, "line")
+
+    def _found(self, picture: Picture, mode: Mode) -> list[Prediction]:
+        reading = self.read(picture, mode)
+        if not reading.marks:
+            raise NothingFoundError(reading.reason)
+        return reading.marks
+
+    def _judge(self, images: np.ndarray) -> np.ndarray:
+        """How surely each image (N, C, H, W) is one of the classes: (N,)."""
+        return self.probabilities(images).max(axis=1) * self.known(images)
 
     def _predictions(self, found: list[Found]) -> list[Prediction]:
+        if not found:
+            return []
         images = np.stack([one.image for one in found])
         predictions = []
         names, known = self.facts.class_names, self.known(images)
-        stated = self.probabilities(images) * known[:, None]
-        for one, probabilities, certainty in zip(found, stated, known.tolist(), strict=True):
+        stated = self.probabilities(images) * (known * certainty(self, found))[:, None]
+        for one, probabilities, its_known in zip(found, stated, known.tolist(), strict=True):
             ranked = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:2]]
             (label, probability), (runner_up, its_probability) = [*ranked, ("", 0.0)][:2]
+            if one.separator:
+                predictions.append(_separator(one))
+                continue
             predictions.append(
                 Prediction(
                     label=label,
@@ -176,11 +203,78 @@ class ImageClassifier:
                     probabilities=dict(zip(names, probabilities.tolist(), strict=True)),
                     image=one.image,
                     box=one.box,
-                    known=certainty,
-                    rejected=certainty < self.facts.reject_below,
+                    known=its_known,
+                    rejected=its_known < self.facts.reject_below,
+                    line=one.line,
                 )
             )
         return predictions
+
+
+def certainty(classifier: ImageClassifier, found: Sequence[Found]) -> np.ndarray:
+    """How likely it is that each mark was found right: (N,)."""
+    constant, clearness, again = CERTAINTY
+    clear = np.array([1.0 if one.clearness is None else one.clearness for one in found])
+    certain = expit(constant + clearness * clear + again * seen_again(classifier, found))
+    return np.where([one.clearness is None for one in found], 1.0, certain)
+
+
+def seen_again(classifier: ImageClassifier, found: Sequence[Found]) -> np.ndarray:
+    """Whether another look gives the same answer for each mark: bool (N,)."""
+    looks = [[one.image, one.image if one.again is None else one.again] for one in found]
+    answers = [classifier.probabilities(np.stack(images)).argmax(axis=1) for images in zip(*looks, strict=True)]
+    return (answers[0] == answers[1]) & np.array([one.again is not None for one in found])
+
+
+def _separator(found: Found) -> Prediction:
+    return Prediction(
+        label=found.separator,
+        probability=1.0,
+        runner_up="",
+        runner_up_probability=0.0,
+        probabilities={},
+        image=found.image,
+        box=found.box,
+        separator=True,
+        line=found.line,
+    )
+
+
+def _words_rejected(marks: list[Prediction]) -> list[Prediction]:
+    """Rejects a line's other marks where most of them are rejected: an o in a word is no zero."""
+    rejected: set[int] = set()
+    for number in {mark.line for mark in marks}:
+        own = [mark.rejected for mark in marks if mark.line == number and not mark.separator]
+        if 2 * sum(own) > len(own):
+            rejected.add(number)
+    return [replace(mark, rejected=True) if mark.line in rejected and not mark.separator else mark for mark in marks]
+
+
+def as_promised(marks: list[Prediction], mode: Mode, noun: str) -> Reading:
+    """The answer to what was found.
+
+    Args:
+        marks: line by line from top to bottom, each from left to right.
+        mode: what the picture was said to be of.
+        noun: what the classes are.
+    """
+    answers = [mark for mark in marks if not (mark.rejected or mark.separator)]
+    note, lines = "", len({mark.line for mark in answers})
+    if mode == "digit" and marks:
+        if len(answers) > 1:
+            note = f"{len(answers)} {noun}s found, and the largest answered: mode=auto reads them all"
+        marks = [max(answers or marks, key=lambda mark: (not mark.separator, mark.area))]
+    elif mode == "line":
+        if lines > 1:
+            note = f"{lines} lines found, and read as one: mode=auto reads line by line"
+        marks = [replace(mark, line=0) for mark in sorted(marks, key=lambda mark: mark.box[0] + mark.box[2])]
+    reason = ""
+    if not marks:
+        reason = NOTHING.format(noun=noun)
+    elif not answers:
+        signs = all(mark.separator for mark in marks)
+        reason = f"no {noun}: a sign alone" if signs else f"no {noun}: it looks like none of the classes"
+    return Reading(marks, reason, note)
 
 
 def load_classifier(
