@@ -64,6 +64,8 @@ def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     if isinstance(found, DigitsDataModule) and found.dataset != cfg.data.dataset:  # the fall-back
         cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)
     run.update(seed=cfg.seed, dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
+    if typed := report.typed_images(found):
+        run.update(typed_images=typed)
     log.info("%s", report.data_statistics(found))
     return found
 

@@ -29,6 +29,8 @@ FORMS: dict[str, Sequence[Sequence[Sequence[tuple[int, int]]]]] = {
         [[(28, 24), (52, 0), (52, 100)]],
         [[(36, 14), (52, 0), (52, 100)]],
         [[(22, 18), (52, 0), (52, 100)]],
+        [[(16, 13), (50, 1), (50, 100)]],  # with a flat flag, it is easily taken for a 7
+        [[(26, 9), (50, 0), (50, 100)]],
         [[(30, 20), (50, 0), (50, 100)], [(25, 100), (75, 100)]],
     ),
     "4": (
@@ -181,9 +183,10 @@ def typed(character: str, rng: np.random.Generator) -> np.ndarray:
 
 def _printed(character: str, rng: np.random.Generator) -> np.ndarray:
     forms = FORMS.get(character, ())
-    if forms and rng.random() < 0.35:
-        narrow = np.array([rng.uniform(0.6, 0.9), 1], np.float32)
-        return lines([np.array(one) * narrow for one in forms[int(rng.integers(len(forms)))]], rng.uniform(3, 11))
+    if forms and rng.random() < 0.5:
+        slant = rng.uniform(0, 0.3) if rng.random() < 0.4 else 0.0
+        shape = np.array([[rng.uniform(0.6, 1.1), 0], [-slant, 1]], np.float32)  # narrower or broader, as italics
+        return lines([np.array(one) @ shape for one in forms[int(rng.integers(len(forms)))]], rng.uniform(3, 11))
     fonts = [font for font in FONTS if character in characters_of(font)]
     ink = glyph(character, fonts[rng.integers(len(fonts))])
     if character == "0" and rng.random() < 0.3:  # slashed or dotted

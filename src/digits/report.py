@@ -25,6 +25,11 @@ def class_counts(splits: Splits, num_classes: int) -> dict[str, np.ndarray]:
     return {name: np.bincount(part.target, minlength=num_classes) for name, part in parts.items() if len(part)}
 
 
+def typed_images(data: DigitsDataModule) -> int:
+    """How many of the training images are typed ones; a data module of the user's own has none."""
+    return data.options.typed if isinstance(data, DigitsDataModule) else 0
+
+
 def data_statistics(data: DigitsDataModule) -> str:
     """Sizes, mean and standard deviation of the pixels, and count and share of each class in each split."""
     counts = class_counts(data.splits, data.num_classes)
@@ -38,12 +43,14 @@ def data_statistics(data: DigitsDataModule) -> str:
     images = data.splits.train.images
     which = "" if len(images) == len(data.splits.train) else f" of the first {len(images)} images"
     mean, std = (" ".join(f"{value:.4f}" for value in values) for values in pixel_statistics(images))
+    count = typed_images(data)
+    typed = f"; training: {len(images) - count:,} images and {count:,} typed ones, drawn in fonts" if count else ""
     used_mean, used_std = (" ".join(f"{value:.6g}" for value in values) for values in (data.mean, data.std))
     return (
         f"data: {data.title}, {data.num_classes} classes, {data.image_size}×{data.image_size} pixels,"
         f" {'1 channel' if data.in_channels == 1 else f'{data.in_channels} channels'};"
         f" training pixels in [0, 1]{which}: mean {mean}, sd {std}"
-        f" (normalised with {used_mean}, {used_std})\n\n{as_text(table)}"
+        f" (normalised with {used_mean}, {used_std}){typed}\n\n{as_text(table)}"
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import write_folder
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -110,3 +111,30 @@ def test_report_says_what_the_data_is(colours: Path) -> None:
     data = DigitsDataModule("image_folder", root=str(colours))
     data.setup()
     assert "[red] :smile:" in data_statistics(data)
+
+
+def test_typed_images_are_for_training_alone(sample: DigitsDataModule) -> None:
+    data = DigitsDataModule("mnist5k", typed=50, seed=3)
+    data.setup()
+    plain, typed = sample.splits, data.splits
+    assert data.split_sizes == sample.split_sizes | {"train": len(plain.train) + 50}
+    assert torch.equal(typed.val.images, plain.val.images)
+    assert torch.equal(typed.test.images, plain.test.images)
+    assert torch.equal(typed.train.images[:-50], plain.train.images)
+    added, target = typed.train.images[-50:], typed.train.target[-50:]
+    assert torch.bincount(target).tolist() == [5] * 10
+    assert (typed.train.index[-50:] == -1).all()
+    assert added.dtype == torch.uint8
+    sides = [max(np.ptp(np.argwhere(image[0].numpy() > 60), axis=0)) + 1 for image in added]
+    assert max(sides) <= 22
+    again = DigitsDataModule("mnist5k", typed=50, seed=3)
+    again.setup()
+    assert torch.equal(again.splits.train.images, typed.train.images)
+    assert data.fingerprint == sample.fingerprint  # it is still the same data set
+
+
+def test_typed_images_need_characters(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"seven": [0, 1, 2, 3, 4, 5], "8": [500, 501, 502, 503, 504, 505]})
+    data = DigitsDataModule("image_folder", tmp_path, typed=10, val_size=2, test_size=2)
+    with pytest.raises(UserError, match=r"data\.typed=10: fonts have no class 'seven' of image_folder"):
+        data.setup()

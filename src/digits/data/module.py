@@ -1,6 +1,7 @@
 """The data module: from a data set's arrays to splits, and to normalised, augmented batches on the device."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from digits.augmentation import Mixing, NoMixing
 from digits.data.batches import Batches, TrainingBatches
-from digits.data.dataset import DataSet
+from digits.data.dataset import DataSet, Form
 from digits.data.datasets import named
 from digits.data.files import MissingFileError, lock
 from digits.data.images import Loaded, TensorImages, fingerprint, image_hashes, pixel_statistics
@@ -36,6 +37,8 @@ class DigitsDataModule(L.LightningDataModule):
 
     With `folds`, the training images are cut into as many parts instead, stratified by `split_seed`: part `fold`
     is the test split, validation is cut from the others, and the official test images are left alone.
+
+    With `typed`, as many images of the classes' names in fonts are added to the training images, and to no others.
 
     Args:
         dataset: name of one in `digits.data.datasets`, or the dotted path of a `DataSet` of one's own.
@@ -173,8 +176,10 @@ class DigitsDataModule(L.LightningDataModule):
         self.use(loaded, self.cut(loaded))
 
     def use(self, loaded: Loaded, splits: Splits) -> None:
-        """Takes these splits of what was loaded."""
+        """Takes these splits of what was loaded, and adds typed images to those for training."""
         self.in_channels, self.image_size = loaded.train.images.shape[1:3]
+        if self.options.typed:
+            splits = replace(splits, train=self._with_typed(splits.train, loaded.class_names))
         mean, std = ([], []) if self.mean and self.std else pixel_statistics(splits.train.images)
         self.mean, self.std = (
             values * self.in_channels if len(values) == 1 else values for values in (self.mean or mean, self.std or std)
@@ -184,6 +189,25 @@ class DigitsDataModule(L.LightningDataModule):
                 "data.std=null: all training pixels of a channel are equal, so give the number to divide by"
             )
         self._splits, self.class_names, self.fingerprint = splits, loaded.class_names, fingerprint(loaded)
+
+    def _with_typed(self, train: TensorImages, class_names: tuple[str, ...]) -> TensorImages:
+        # Here, as they take a second to import, and only this needs them.
+        from digits.glyphs import can_be_typed, character_images, typed
+
+        count, kind = self.options.typed, self.data_set
+        if wrong := [name for name in class_names if not can_be_typed([name])]:
+            raise UserError(
+                f"data.typed={count}: fonts have no class {wrong[0]!r} of {self.dataset}, only single characters. Give"
+                " data.typed=0"
+            )
+        size = int(train.images.shape[-1])
+        fit = round(size * kind.fit) if kind.fit else None
+        form = Form(size, int(train.images.shape[1]), fit, kind.centre, kind.light_on_dark)
+        rng = np.random.default_rng((self.options.seed, count))
+        images, target = character_images(class_names, count, typed, form, train.images[:1000].numpy(), rng)
+        added = torch.from_numpy(images), torch.from_numpy(target), torch.full((count,), -1)  # in no data set's order
+        parts = zip((train.images, train.target, train.index), added, strict=True)
+        return TensorImages(*(torch.cat(part) for part in parts))
 
     def _fall_back(self, reason: MissingFileError) -> None:
         stand_in = self.data_set.stand_in

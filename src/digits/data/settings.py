@@ -79,6 +79,7 @@ class DataSettings(_Kept):
     test_size: Size | None = None  # where test images have to be cut; None: as for `val_size`
     folds: Folds | None = None
     fold: Count = 0
+    typed: Count = 0  # images of the classes' names in fonts, added to the training images
     image_size: Pixels | None = 28  # of an image_folder: height and width to bring its images to; None: theirs
     channels: Channels = 1  # of an image_folder: to bring its images to
     # Subtracted from the pixels in [0, 1], and what these are then divided by; None: those of the training split.

@@ -117,9 +117,11 @@ def _figures(run: Run) -> list[str]:
 def _data(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     sizes, own = facts["split_sizes"], "split_seed" not in settings["data"]  # own: a data module of the user's
     seed = "" if own else f", stratified by class (`data.split_seed={settings['data']['split_seed']}`)"
-    trained_on = f"{sizes['train']:,}" if sizes["train"] else "a stream of"
+    typed = facts.get("typed_images") or 0
+    trained_on = f"{sizes['train'] - typed:,}" if sizes["train"] else "a stream of"
+    drawn = f" and {typed:,} typed ones, drawn in fonts," if typed else ""
     lines = [
-        f"- {facts['data']}: {trained_on} images for training, {sizes['val']:,} for validation,"
+        f"- {facts['data']}: {trained_on} images{drawn} for training, {sizes['val']:,} for validation,"
         f" {sizes['test']:,} for testing.",
         f"- {'Validation is as the data module has it' if own else 'Validation is cut from the training images'}{seed}."
         if sizes["val"]

@@ -45,6 +45,7 @@ class Record(BaseModel):
     epochs: Number = None
     tested_epoch: Number = None
     parameters: Number = None
+    typed_images: Number = None
     overrides: list[Text] = []
     resumed_at: list[Text] = []
     command: list[Text] = []
