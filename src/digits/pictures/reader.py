@@ -21,7 +21,8 @@ Mode = Literal["auto", "digit", "line"]
 Answers = Callable[[np.ndarray], np.ndarray]
 # Of how likely a mark was found right, a logistic function of how clearly it was seen, and of whether another look gave
 # the same answer: constant, clearness, again. From python -m digits.ink.certainty
-CERTAINTY = (20.0, 0.0, 0.0)
+LEAST_LIKELY = 0.1  # probability of being found right and known, below which a mark in a picture is rejected
+CERTAINTY = (-10.7, 15.5, 0.8)
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,12 @@ class ImageClassifier:
         images = np.stack([one.image for one in found])
         predictions = []
         names, known = self.facts.class_names, self.known(images)
-        stated = self.probabilities(images) * (known * certainty(self, found))[:, None]
-        for one, probabilities, its_known in zip(found, stated, known.tolist(), strict=True):
+        certain = certainty(self, found)
+        stated = self.probabilities(images) * (known * certain)[:, None]
+        # What had to be found first is a mark by a sheer shadow more often than a data set's image is no digit.
+        least = [self.facts.reject_below if one.clearness is None else LEAST_LIKELY for one in found]
+        rejected = (known < self.facts.reject_below) | (known * certain < least)
+        for one, probabilities, its_known, no in zip(found, stated, known.tolist(), rejected.tolist(), strict=True):
             ranked = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:2]]
             (label, probability), (runner_up, its_probability) = [*ranked, ("", 0.0)][:2]
             if one.separator:
@@ -204,7 +209,7 @@ class ImageClassifier:
                     image=one.image,
                     box=one.box,
                     known=its_known,
-                    rejected=its_known < self.facts.reject_below,
+                    rejected=no,
                     line=one.line,
                 )
             )
