@@ -21,6 +21,7 @@ Mode = Literal["auto", "digit", "line"]
 Answers = Callable[[np.ndarray], np.ndarray]
 # Of how likely a mark was found right, a logistic function of how clearly it was seen, and of whether another look gave
 # the same answer: constant, clearness, again. From python -m digits.ink.certainty
+WORD, WORD_KNOWN = 3, 0.65  # marks of a line, and how well known they are on average, that make it a word
 LEAST_LIKELY = 0.1  # probability of being found right and known, below which a mark in a picture is rejected
 CERTAINTY = (-10.7, 15.5, 0.8)
 
@@ -246,11 +247,12 @@ def _separator(found: Found) -> Prediction:
 
 
 def _words_rejected(marks: list[Prediction]) -> list[Prediction]:
-    """Rejects a line's other marks where most of them are rejected: an o in a word is no zero."""
+    """Rejects a line's other marks where most of them are rejected or hardly known: an o in a word is no zero."""
     rejected: set[int] = set()
     for number in {mark.line for mark in marks}:
-        own = [mark.rejected for mark in marks if mark.line == number and not mark.separator]
-        if 2 * sum(own) > len(own):
+        own = [mark for mark in marks if mark.line == number and not mark.separator]
+        known = sum(mark.known for mark in own) / max(1, len(own))
+        if 2 * sum(mark.rejected for mark in own) > len(own) or (len(own) >= WORD and known < WORD_KNOWN):
             rejected.add(number)
     return [replace(mark, rejected=True) if mark.line in rejected and not mark.separator else mark for mark in marks]
 
