@@ -3,6 +3,7 @@
     python -m benchmarks.pictures                                 the newest training's checkpoint, every row
     python -m benchmarks.pictures --rows desk lined --readers project --contact-sheet sheet.jpg --json outcomes.json
     python -m benchmarks.pictures --folder my/pictures            pictures with a labels.csv: file,kind,digits
+    python -m benchmarks.pictures --readers project 'without the judge'        what a part is worth
     python -m benchmarks.pictures --time                          seconds from a file to the answer, on one core
     python -m benchmarks.pictures --mnist                         MNIST's own test images, beside the plain test
 
@@ -26,9 +27,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -43,6 +46,8 @@ from benchmarks.scenes import NEWLINE, ROWS, Desk, Picture, block_of, draw, fitt
 from digits.data.datasets import Mnist
 from digits.errors import UserError
 from digits.hardware import describe_device
+from digits.pictures import marks
+from digits.pictures import reader as project_reader
 from digits.pictures.reader import ImageClassifier, load_classifier, onnx_classifier
 from digits.runs.run import newest_checkpoint
 
@@ -50,6 +55,7 @@ SURE, VERY_SURE = 0.9, 0.99
 BINS = 15
 LABELS = "labels.csv"
 READERS = ("project", "naive", "tesseract")
+WITHOUT = "without the "  # before the name of a part
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,26 @@ def project(classifier: ImageClassifier) -> Reader:
     return read
 
 
+# What each part of the project's reader is worth: the parts by name, and what takes their place when they are left out.
+PARTS: dict[str, Callable[[ImageClassifier], AbstractContextManager]] = {
+    "second look": lambda _: patch.object(marks, "_second_look", lambda pixels, view, pieces: view),
+    "judge": lambda classifier: patch.object(classifier, "_judge", None),
+    "gate": lambda classifier: patch.object(classifier, "gate", None),
+    "certainty": lambda _: patch.object(project_reader, "certainty", lambda classifier, found: np.ones(len(found))),
+    "words": lambda _: patch.object(project_reader, "_words_rejected", lambda found: found),
+}
+
+
+def without(part: str, classifier: ImageClassifier) -> Reader:
+    """The project's reader without one of its parts."""
+
+    def read(file: bytes, label: str) -> Answers:
+        with PARTS[part](classifier):
+            return project(classifier)(file, label)
+
+    return read
+
+
 def naive(classifier: ImageClassifier) -> Reader:
     """The usual recipe: grey, resized to the training images' size, inverted if the ground is light."""
     size = classifier.form.image_size
@@ -172,6 +198,7 @@ def tesseract(file: bytes, label: str) -> Answers:
 def available(names: Sequence[str], classifier: ImageClassifier) -> dict[str, Reader]:
     """The readers of these names; says in one line if tesseract is not there."""
     found: dict[str, Reader] = {"project": project(classifier), "naive": naive(classifier), "tesseract": tesseract}
+    found |= {f"{WITHOUT}{part}": without(part, classifier) for part in PARTS}
     if "tesseract" in names and not shutil.which("tesseract"):
         print("tesseract is not installed and left out (Debian: apt install tesseract-ocr)", file=sys.stderr)
         names = [name for name in names if name != "tesseract"]
@@ -458,7 +485,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the pictures (default: 1)")
     parser.add_argument("--per-row", type=int, default=100, help="pictures in a row (default: 100)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="of the table (default: all)")
-    parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS), help="default: all")
+    parser.add_argument(
+        "--readers", nargs="+", default=list(READERS), choices=[*READERS, *(f"{WITHOUT}{part}" for part in PARTS)]
+    )
     parser.add_argument("--folder", type=Path, help="read its pictures instead; labels.csv: file, kind, digits")
     parser.add_argument("--fonts", type=Path, help="a folder of fonts for what is typed (default: matplotlib's)")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the pictures there, with labels.csv")

@@ -25,6 +25,10 @@ RARE = np.array(
     [0.15 if sign in "/()[]," else 1.0 for sign in f" {SEPARATORS}"]
 )  # a bar is rather a 1, a comma a point
 FEWEST = 4  # pixels of a piece
+WIDE_OF, WIDE_BY = 6, 0.35  # pixels, and of its offset: by how much a pixel may miss the middle that it points at
+SMALLEST = 8  # pixels of connected ink that points at no middle
+CLEAR = 0.75  # and its mean probability, to be a piece
+MOST_APART = 120  # pixels
 APART = (0.12, 0.4)  # of a mark's size: middles closer than this, across and down, are of one mark
 
 
@@ -133,15 +137,19 @@ def pieces_of(view: View) -> list[Piece]:
     cell = rows // CELL, columns // CELL
     points = np.stack([columns + view.offset[0][cell], rows + view.offset[1][cell]], axis=1)
     middles = peaks[:, ::-1] * CELL + (CELL - 1) / 2
-    own = _nearest(points, middles)
-    pointed_at = np.bincount(own, minlength=len(middles)) >= FEWEST
-    if not pointed_at.any():
+    own, away = _nearest(points, middles)
+    # Ink that points at no middle is noise, or of a mark whose middle was missed.
+    near = away <= WIDE_OF + WIDE_BY * np.hypot(view.offset[0][cell], view.offset[1][cell])
+    own = np.where(near, own, _components(view.ink, rows[~near], columns[~near], len(middles), near))
+    there = np.unique(own[own >= 0])
+    if not len(there):
         return []
-    middles = middles[pointed_at]
-    own = _joined(_nearest(points, middles), middles, rows, columns)
+    middles = np.stack([points[own == number].mean(axis=0) for number in there])
+    own = np.where(own >= 0, np.searchsorted(there, own), -1)
+    own = np.where(own >= 0, _joined(own, middles, rows, columns)[own], -1)
     area = abs(float(np.linalg.det(view.matrix[:, :2])))
     pieces = []
-    for number in np.unique(own):
+    for number in np.unique(own[own >= 0]):
         mine = own == number
         ink, where = view.ink[rows[mine], columns[mine]], (cell[0][mine], cell[1][mine])
         kind = int((view.kinds[:, where[0], where[1]].mean(axis=1) * RARE).argmax())
@@ -153,36 +161,52 @@ def pieces_of(view: View) -> list[Piece]:
     return pieces
 
 
-def _nearest(points: np.ndarray, middles: np.ndarray) -> np.ndarray:
-    """The number of the middle nearest to each point: (N, 2) and (M, 2) to (N,)."""
+def _components(ink: np.ndarray, rows: np.ndarray, columns: np.ndarray, first: int, near: np.ndarray) -> np.ndarray:
+    """Numbers connected ink that points at no middle, from `first` on: as `near`, (N,); -1: faint or small."""
+    mask = np.zeros(ink.shape, np.uint8)
+    mask[rows, columns] = 1
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    number = np.full(count, -1)
+    for i in range(1, count):
+        size = max(stats[i, cv2.CC_STAT_WIDTH], stats[i, cv2.CC_STAT_HEIGHT])
+        if size >= SMALLEST and ink[labels == i].mean() >= CLEAR:
+            number[i] = first + i
+    found = np.full(len(near), -1)
+    found[~near] = number[labels[rows, columns]]
+    return found
+
+
+def _nearest(points: np.ndarray, middles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The middle nearest to each point, and how far away it is: of (N, 2) and (M, 2), twice (N,)."""
     from scipy.spatial import cKDTree
 
-    return cKDTree(middles).query(points)[1]
+    away, number = cKDTree(middles).query(points)
+    return number, away
 
 
 def _joined(own: np.ndarray, middles: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Makes one of pieces whose middles are closer to each other than those of two marks can be.
 
     Args:
-        own: each pixel's piece: (N,).
+        own: each pixel's piece, from 0; -1: none: (N,).
         middles: of the pieces: (M, 2).
         rows, columns: of the pixels: (N,).
+
+    Returns:
+        Each piece's new number: (M,).
     """
-    there = np.unique(own).tolist()
-    boxes = {
-        n: np.array([columns[m].min(), rows[m].min(), columns[m].max(), rows[m].max()])
-        for n in there
-        if (m := own == n).any()
-    }
+    boxes = []
+    for number in range(len(middles)):
+        x, y = columns[own == number], rows[own == number]
+        boxes.append(np.array([x.min(), y.min(), x.max(), y.max()]))
     names = np.arange(len(middles))
-    pairs = [(a, b) for i, a in enumerate(there) for b in there[i + 1 :]]
-    for a, b in sorted(pairs, key=lambda pair: float(np.abs(middles[pair[0]] - middles[pair[1]]).sum())):
-        first, second = int(names[a]), int(names[b])
-        if first == second:
-            continue
-        low, high = np.minimum(boxes[first], boxes[second])[:2], np.maximum(boxes[first], boxes[second])[2:]
+    close = [(a, b) for a in names for b in names[a + 1 :] if np.abs(middles[a] - middles[b]).max() < MOST_APART]
+    for a, b in sorted(close, key=lambda pair: float(np.abs(middles[pair[0]] - middles[pair[1]]).sum())):
+        first, second = names[a], names[b]
+        low = np.minimum(boxes[first], boxes[second])[:2]
+        high = np.maximum(boxes[first], boxes[second])[2:]
         apart = np.abs(middles[a] - middles[b]) / (high - low + 1).max() / APART
-        if (apart**2).sum() < 1:
+        if first != second and (apart**2).sum() < 1:
             names[names == second] = first
             boxes[first] = np.concatenate([low, high])
-    return names[own]
+    return names

@@ -80,9 +80,13 @@ def find_marks(picture: Image.Image, judge: Judge | None = None) -> list[Mark]:
     if judge is None:
         view, pieces = looks[0]
         return _marks(view, [_joined_where_close(line) for line in _lines(pieces)])
-    readings = [_marks(view, _judged(view, _lines(found), judge)) for view, found in looks]
     evidence = [sum(piece.evidence for piece in found) for _, found in looks]
-    scores = [_score(marks, judge, share / max(evidence)) for marks, share in zip(readings, evidence, strict=True)]
+    divided = [_judged(view, _lines(found), judge) for view, found in looks]
+    readings = [_marks(view, lines) for (view, _), lines in zip(looks, divided, strict=True)]
+    scores = [
+        _score(marks, [piece for line in lines for piece in line], judge, share / max(evidence))
+        for marks, lines, share in zip(readings, divided, evidence, strict=True)
+    ]
     best = int(np.argmax(scores))
     others = [mark for i, reading in enumerate(readings) if i != best for mark in reading]
     return [replace(mark, again=_same(mark, others)) for mark in readings[best]]
@@ -102,12 +106,14 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def _score(marks: Sequence[Mark], judge: Judge, share: float) -> float:
-    """How good a reading is that sees this share of the ink."""
-    characters = [mark for mark in marks if not mark.separator]
+def _score(marks: Sequence[Mark], pieces: Sequence[Piece], judge: Judge, share: float) -> float:
+    """How good a reading is whose marks are these pieces, and that sees this share of the ink."""
+    characters = [i for i, mark in enumerate(marks) if not mark.separator]
     if not characters:
         return -math.inf
-    return float(_log_quality(characters, judge).mean()) + MISSED * math.log(max(share, 1e-6))
+    weights = np.array([pieces[i].evidence for i in characters]) + 1e-6
+    quality = _log_quality([marks[i] for i in characters], judge)
+    return float((quality * weights).sum() / weights.sum()) + MISSED * math.log(max(share, 1e-6))
 
 
 def _log_quality(marks: Sequence[Mark], judge: Judge) -> np.ndarray:

@@ -21,7 +21,9 @@ Mode = Literal["auto", "digit", "line"]
 Answers = Callable[[np.ndarray], np.ndarray]
 # Of how likely a mark was found right, a logistic function of how clearly it was seen, and of whether another look gave
 # the same answer: constant, clearness, again. From python -m digits.ink.certainty
-CERTAINTY = (20.0, 0.0, 0.0)
+WORD, WORD_KNOWN = 3, 0.65  # marks of a line, and how well known they are on average, that make it a word
+LEAST_LIKELY = 0.1  # probability of being found right and known, below which a mark in a picture is rejected
+CERTAINTY = (-10.7, 15.5, 0.8)
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,12 @@ class ImageClassifier:
         images = np.stack([one.image for one in found])
         predictions = []
         names, known = self.facts.class_names, self.known(images)
-        stated = self.probabilities(images) * (known * certainty(self, found))[:, None]
-        for one, probabilities, its_known in zip(found, stated, known.tolist(), strict=True):
+        certain = certainty(self, found)
+        stated = self.probabilities(images) * (known * certain)[:, None]
+        # What had to be found first is a mark by a sheer shadow more often than a data set's image is no digit.
+        least = [self.facts.reject_below if one.clearness is None else LEAST_LIKELY for one in found]
+        rejected = (known < self.facts.reject_below) | (known * certain < least)
+        for one, probabilities, its_known, no in zip(found, stated, known.tolist(), rejected.tolist(), strict=True):
             ranked = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:2]]
             (label, probability), (runner_up, its_probability) = [*ranked, ("", 0.0)][:2]
             if one.separator:
@@ -204,7 +210,7 @@ class ImageClassifier:
                     image=one.image,
                     box=one.box,
                     known=its_known,
-                    rejected=its_known < self.facts.reject_below,
+                    rejected=no,
                     line=one.line,
                 )
             )
@@ -241,11 +247,12 @@ def _separator(found: Found) -> Prediction:
 
 
 def _words_rejected(marks: list[Prediction]) -> list[Prediction]:
-    """Rejects a line's other marks where most of them are rejected: an o in a word is no zero."""
+    """Rejects a line's other marks where most of them are rejected or hardly known: an o in a word is no zero."""
     rejected: set[int] = set()
     for number in {mark.line for mark in marks}:
-        own = [mark.rejected for mark in marks if mark.line == number and not mark.separator]
-        if 2 * sum(own) > len(own):
+        own = [mark for mark in marks if mark.line == number and not mark.separator]
+        known = sum(mark.known for mark in own) / max(1, len(own))
+        if 2 * sum(mark.rejected for mark in own) > len(own) or (len(own) >= WORD and known < WORD_KNOWN):
             rejected.add(number)
     return [replace(mark, rejected=True) if mark.line in rejected and not mark.separator else mark for mark in marks]
 
