@@ -152,7 +152,7 @@ def test_reads_what_is_drawn(visit: Visit, digit: str) -> None:
     expect(page.locator("#bars .best span").first).to_have_text(digit)
     expect(page.locator("#bars li")).to_have_count(10)
     shares = [float(text.strip("> %")) for text in page.locator("#bars li :last-child").all_inner_texts()]
-    assert sum(shares) == pytest.approx(100, abs=0.5)
+    assert 80 < sum(shares) < 100.5  # the rest: that it is none of them, or was found wrong
     expect(page.locator("#took")).to_have_text(re.compile(r"28×28 pixels, read in \d+\.\d ms"))
     expect(page.locator("#spoken")).to_have_text(re.compile(rf"^{digit}, >?\d"))
     expect(page.locator("#draw-hint")).to_be_hidden()

@@ -236,7 +236,7 @@ def test_quantized_to_no_numbers_leaves_nothing(
 ) -> None:
     broken = wrong(trained, lambda network: network.head[4].bias.fill_(torch.nan))
     facts = Checkpoint.open(folder / "best.ckpt").facts
-    monkeypatch.setattr(export, "quantized", lambda model, images: broken(None, facts))
+    monkeypatch.setattr(export, "quantized", lambda model, images: broken(None, facts, None))
     code, _, err = exported("quantize=true")
     assert code == 1
     assert len(err.splitlines()) == 1

@@ -104,7 +104,8 @@ def show(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S
 
         for name in readings:
             (tmp_path / "in" / name).touch()
-        made = SimpleNamespace(facts=SimpleNamespace(dataset="mnist", are_digits=True, noun="digit"), read=read)
+        facts = SimpleNamespace(dataset="mnist", are_digits=True, noun="digit")
+        made = SimpleNamespace(facts=facts, gate=object(), read=read)
         monkeypatch.setattr("digits.pictures.reader.load_classifier", lambda *_, **__: made)
         return command("digits.predict", f"images={tmp_path}/in", "ckpt_path=none", *overrides)
 
@@ -220,7 +221,8 @@ def test_json_has_every_class_and_where_the_digit_is(
     assert [Path(picture["file"]).name for picture in pictures] == ["0.png", "7.png"]
     for picture in pictures:
         [row] = picture["marks"]
-        assert sum(row["probabilities"].values()) == pytest.approx(1)
+        # What they lack to 1 is that of none of the classes, and of being found wrong.
+        assert 0.9 < sum(row["probabilities"].values()) < 1
         assert row["probabilities"][row["label"]] == row["probability"] == max(row["probabilities"].values())
         left, top, right, bottom = row["box"]
         ink = np.argwhere(np.asarray(Image.open(picture["file"])) < 128)

