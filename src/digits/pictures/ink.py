@@ -1,7 +1,6 @@
 """What the ink network sees in a picture: ink, and the pieces that it is divided into."""
 
 import math
-import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnxruntime
 
-NETWORK = Path(os.environ.get("INK", Path(__file__).with_name("ink.onnx")))  # python -m digits.ink.train writes it
+NETWORK = Path(__file__).with_name("ink.onnx")  # python -m digits.ink.train writes it
 SEPARATORS = ".,-/()[]+=:"  # in the order of the network's kinds
 CELL, OFFSET_UNIT, MULTIPLE = 4, 32, 32  # as of digits.ink.network
 
