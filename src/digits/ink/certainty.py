@@ -13,14 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 from rich.progress import track
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from digits.data.datasets import Mnist
 from digits.ink import marks
 from digits.ink.pages import page
 from digits.ink.train import HELD_OUT
 from digits.ink.writing import Layers
-from digits.pictures.reader import ImageClassifier, load_classifier, seen_again
+from digits.pictures.reader import ImageClassifier, certainty, load_classifier, seen_again
 
 SIDE = 512  # pixels of a page
 
@@ -35,14 +36,15 @@ def one_digit(layers: Layers, digits: np.ndarray, rng: np.random.Generator, side
 
 
 def signs_of_trouble(classifier: ImageClassifier, image: np.ndarray) -> tuple[list[float], str, float] | None:
-    """Of a picture with one answer: clearness and whether another look agrees, the answer, and its probability."""
+    """Of one answer: clearness, and whether another look agrees; the answer; its probability, if it was found right."""
     found = classifier.find(image)
     reading = classifier.answer(found)
     if len(reading.answers) != 1:
         return None
     [answer] = reading.answers
     mark = found[reading.marks.index(answer)]
-    return [float(mark.clearness or 1), float(seen_again(classifier, [mark])[0])], answer.label, answer.probability
+    signs = [float(mark.clearness or 1), float(seen_again(classifier, [mark])[0])]
+    return signs, answer.label, answer.probability / float(certainty(classifier, [mark])[0])
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def main() -> None:
     train = Mnist(arguments.data).load().train
     digits, target = train.images[-HELD_OUT:, 0].numpy(), train.target[-HELD_OUT:].numpy()
     classifier = load_classifier(arguments.ckpt_path)
-    signs, right = [], []
+    signs, right, if_found = [], [], []
     for number in track(range(arguments.pages)):
         rng = np.random.default_rng((arguments.seed + 2_000_000, number))
         chosen = int(rng.integers(len(digits)))
@@ -65,10 +67,17 @@ def main() -> None:
         if drawn.labels.any() and (found := signs_of_trouble(classifier, drawn.image)):
             signs.append(found[0])
             right.append(found[1] == str(target[chosen]))
-    fitted = LogisticRegression(C=100).fit(signs, right)
+            if_found.append(found[2])
+    inputs, truth, given = np.column_stack([np.ones(len(signs)), signs]), np.array(right), np.array(if_found)
+
+    def nll(coefficients: np.ndarray) -> float:
+        # Some trouble is known to the classifier already: it must not be counted twice.
+        p = (given * expit(inputs @ coefficients)).clip(1e-6, 1 - 1e-6)
+        return float(-np.where(truth, np.log(p), np.log1p(-p)).mean())
+
+    constant, clearness, again = minimize(nll, np.array([-8.0, 12.0, 2.0]), method="Nelder-Mead").x
     print(f"of {len(right):,} pages with one answer, {np.mean(right):.2%} right")
-    print(f"clearness {fitted.coef_[0, 0]:.2f}, again {fitted.coef_[0, 1]:.2f}, constant {fitted.intercept_[0]:.2f}")
-    np.savez("certainty.npz", signs=signs, right=right)
+    print(f"CERTAINTY = ({constant:.2f}, {clearness:.2f}, {again:.2f})")
 
 
 if __name__ == "__main__":

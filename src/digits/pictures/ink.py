@@ -17,9 +17,10 @@ SEPARATORS = ".,-/()[]+=:"  # in the order of the network's kinds
 CELL, OFFSET_UNIT, MULTIPLE = 4, 32, 32  # as of digits.ink.network
 
 INK = 0.4  # probability from which a pixel is ink
+INK_OF_SIGN = 0.2  # and of a sign, which may be a mere dot
 MIDDLE = 0.25  # and a cell the middle of a mark
 SURE = 0.6  # probability of ink that a piece has at least on average
-SURE_SIGN = 0.45  # and a sign, which may be a mere dot
+SURE_SIGN = 0.25  # and a sign
 RARE = np.array(
     [0.15 if sign in "/()[]," else 1.0 for sign in f" {SEPARATORS}"]
 )  # a bar is rather a 1, a comma a point
@@ -130,7 +131,8 @@ def pieces_of(view: View) -> list[Piece]:
     """Divides the ink of a view: each pixel belongs to the middle that it points at."""
     highest = cv2.dilate(view.middle, np.ones((3, 3), np.uint8))
     peaks = np.argwhere((view.middle >= highest) & (view.middle > MIDDLE))
-    rows, columns = np.nonzero(view.ink > INK)
+    least = np.where(view.kinds[0] < 0.5, np.float32(INK_OF_SIGN), np.float32(INK))  # of each cell
+    rows, columns = np.nonzero(view.ink > least.repeat(CELL, axis=0).repeat(CELL, axis=1))
     if not len(peaks) or not len(rows):
         return []
     cell = rows // CELL, columns // CELL
