@@ -23,7 +23,7 @@ Answers = Callable[[np.ndarray], np.ndarray]
 # the same answer: constant, clearness, again. From python -m digits.ink.certainty
 WORD, WORD_KNOWN = 3, 0.65  # marks of a line, and how well known they are on average, that make it a word
 LEAST_LIKELY = 0.1  # probability of being found right and known, below which a mark in a picture is rejected
-CERTAINTY = (-8.4, 12.2, 1.9)
+CERTAINTY = (-1.84, 5.65, 4.69)
 
 
 @dataclass(frozen=True)
