@@ -8,12 +8,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
+from digits.data.datasets import Mnist5k
 from digits.ink import network as ink_network
 from digits.ink.export import to_onnx
 from digits.ink.marks import SEPARATORS
 from digits.ink.network import InkNetwork
-from digits.ink.train import losses
+from digits.ink.train import InkTraining, Pages, losses
 from digits.pictures import ink
 
 
@@ -72,6 +74,23 @@ def test_losses_are_least_for_the_targets() -> None:
         other[:, channel] -= 13
         assert losses(ink_logits, other, batch)[name] > best[name] + 0.1
     assert losses(-ink_logits, cells, batch)["ink"] > 1
+
+
+def test_a_step_of_training_lowers_the_loss_of_its_pages() -> None:
+    digits = Mnist5k().load().train.images[:, 0].numpy()
+    batch = next(iter(DataLoader(Pages(digits, seed=1, count=4), 4)))
+    torch.manual_seed(0)
+    training = InkTraining(lr=2e-3, steps=100)
+    training.log_dict = lambda *_, **__: None
+    optimizer = training.configure_optimizers()["optimizer"]
+    first = training.training_step(batch, 0)
+    for _ in range(12):
+        optimizer.zero_grad()
+        training.training_step(batch, 0).backward()
+        optimizer.step()
+    assert training.training_step(batch, 0) < 0.9 * first
+    training.validation_step(batch, 0)
+    assert len(list(Pages(digits, seed=1, start=2, count=3))) == 3
 
 
 @pytest.mark.slow

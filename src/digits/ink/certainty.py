@@ -47,6 +47,24 @@ def signs_of_trouble(classifier: ImageClassifier, image: np.ndarray) -> tuple[li
     return signs, answer.label, answer.probability / float(certainty(classifier, [mark])[0])
 
 
+def fit(signs: np.ndarray, right: np.ndarray, if_found: np.ndarray) -> np.ndarray:
+    """Coefficients of the certainty, of the greatest likelihood: constant, clearness, again.
+
+    Args:
+        signs: of trouble: clearness, and whether another look agrees: (N, 2).
+        right: whether each answer is: bool (N,).
+        if_found: probability of each answer, if its mark was found right: (N,). What the classifier knows already must
+            not be counted twice.
+    """
+    inputs = np.column_stack([np.ones(len(signs)), signs])
+
+    def nll(coefficients: np.ndarray) -> float:
+        p = (if_found * expit(inputs @ coefficients)).clip(1e-6, 1 - 1e-6)
+        return float(-np.where(right, np.log(p), np.log1p(-p)).mean())
+
+    return minimize(nll, np.array([-8.0, 12.0, 2.0]), method="Nelder-Mead").x
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ckpt_path", type=Path, help="a checkpoint trained on MNIST")
@@ -68,14 +86,7 @@ def main() -> None:
             signs.append(found[0])
             right.append(found[1] == str(target[chosen]))
             if_found.append(found[2])
-    inputs, truth, given = np.column_stack([np.ones(len(signs)), signs]), np.array(right), np.array(if_found)
-
-    def nll(coefficients: np.ndarray) -> float:
-        # Some trouble is known to the classifier already: it must not be counted twice.
-        p = (given * expit(inputs @ coefficients)).clip(1e-6, 1 - 1e-6)
-        return float(-np.where(truth, np.log(p), np.log1p(-p)).mean())
-
-    constant, clearness, again = minimize(nll, np.array([-8.0, 12.0, 2.0]), method="Nelder-Mead").x
+    constant, clearness, again = fit(np.array(signs), np.array(right), np.array(if_found))
     print(f"of {len(right):,} pages with one answer, {np.mean(right):.2%} right")
     print(f"CERTAINTY = ({constant:.2f}, {clearness:.2f}, {again:.2f})")
 
