@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def fitted(trained: Path, sample: DigitsDataModule) -> Fitted:
     facts = Checkpoint.open(trained).facts
     state = torch.get_rng_state()
-    found = fit_gate(sample.splits, facts, CPU, GateSettings(images=2000, strangers=1500, epochs=2))
+    found = fit_gate(sample.splits, facts, CPU, GateSettings(images=2000, strangers=1500, passes=2))
     assert torch.equal(torch.get_rng_state(), state)
     return found
 
@@ -73,7 +73,7 @@ def test_one_in_so_many_is_expected_to_be_strange(fitted: Fitted, sample: Digits
 def test_the_same_seed_gives_the_same_gate(fitted: Fitted, trained: Path, sample: DigitsDataModule) -> None:
     facts = Checkpoint.open(trained).facts
     again = [
-        fit_gate(sample.splits, facts, CPU, GateSettings(images=200, strangers=100, epochs=1, seed=seed))
+        fit_gate(sample.splits, facts, CPU, GateSettings(images=200, strangers=100, passes=1, seed=seed))
         for seed in (0, 0, 1)
     ]
     first, second, other = (plain_weights(one.gate) for one in again)
@@ -129,7 +129,7 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("gates")
 def test_training_fits_one_and_resumes_as_before(command: Command) -> None:
     few = ["data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
-    few += ["rejection.images=200", "rejection.strangers=100", "rejection.epochs=1"]
+    few += ["rejection.images=200", "rejection.strangers=100", "rejection.passes=1"]
     outcome = command("train", *few)
     assert outcome.code == 0, outcome.err
     assert "gate: of 4,300 images that it has not seen, it rejects" in outcome.out
@@ -147,8 +147,8 @@ def test_training_fits_one_and_resumes_as_before(command: Command) -> None:
 
 @pytest.mark.usefixtures("gates")
 def test_settings_out_of_range_are_refused_before_training(command: Command) -> None:
-    outcome = command("train", "data=mnist5k", "rejection.epochs=-1")
-    assert (outcome.code, outcome.err) == (1, "error: rejection.epochs=-1: should be greater than or equal to 0\n")
+    outcome = command("train", "data=mnist5k", "rejection.passes=-1")
+    assert (outcome.code, outcome.err) == (1, "error: rejection.passes=-1: should be greater than or equal to 0\n")
 
 
 @pytest.mark.usefixtures("gates")

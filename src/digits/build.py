@@ -259,7 +259,7 @@ def fit_gate(cfg: DictConfig) -> FitGate | None:
         return None
     with user_errors("rejection"):
         settings = GateSettings.model_validate(_plain(cfg.rejection))
-    return partial(fit, settings=settings) if settings.epochs and not cfg.data.get("folds") else None
+    return partial(fit, settings=settings) if settings.passes and not cfg.data.get("folds") else None
 
 
 def _direction(key: str, cfg: DictConfig, kind: Any) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class GateSettings(Settings):
         8_000  # of the classes, in each epoch; others in each as long as there are any
     )
     strangers: Annotated[int, Field(ge=1)] = 8_000  # that are drawn; each epoch varies them
-    epochs: Annotated[int, Field(ge=0)] = 5
+    passes: Annotated[int, Field(ge=0)] = 5
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -152,7 +152,7 @@ def fit_gate(
         None where there are too few images to find out where to reject.
     """
     start, rng = time.perf_counter(), np.random.default_rng(settings.seed)
-    images, strangers, epochs = settings.images, settings.strangers, settings.epochs
+    images, strangers, epochs = settings.images, settings.strangers, settings.passes
     order = rng.permutation(len(splits.train))
     kept = 0 if len(splits.val) else len(order) // 10
     seen, unseen = np.split(order[: epochs * images + UNSEEN], [min(epochs * images, len(order) - kept)])

@@ -84,7 +84,7 @@ def find_marks(picture: Image.Image, judge: Judge | None = None) -> list[Mark]:
     divided = [_judged(view, _lines(found), judge) for view, found in looks]
     readings = [_marks(view, lines) for (view, _), lines in zip(looks, divided, strict=True)]
     scores = [
-        _score(marks, [piece for line in lines for piece in line], judge, share / max(evidence))
+        _score(marks, [piece for line in lines for piece in line], judge, share / max(*evidence, 1e-6))
         for marks, lines, share in zip(readings, divided, evidence, strict=True)
     ]
     best = int(np.argmax(scores))
