@@ -65,7 +65,7 @@ def fit(signs: np.ndarray, right: np.ndarray, if_found: np.ndarray) -> np.ndarra
     return minimize(nll, np.array([-8.0, 12.0, 2.0]), method="Nelder-Mead").x
 
 
-def main() -> None:
+def main() -> None:  # pragma: no cover - takes minutes; parts are tested
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ckpt_path", type=Path, help="a checkpoint trained on MNIST")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("DIGITS_DATA", "data")), help="MNIST's root")

@@ -117,7 +117,7 @@ class InkTraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def main() -> None:
+def main() -> None:  # pragma: no cover - a slow test runs it
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("DIGITS_DATA", "data")), help="MNIST's root")
     parser.add_argument("--steps", type=int, default=15_000)
