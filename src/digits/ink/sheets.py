@@ -158,15 +158,8 @@ def _around(sheet: np.ndarray, boxes: list[Box], colour: np.ndarray, rng: np.ran
         groups = sorted(boxes)
     mask = np.zeros(sheet.shape[:2], np.uint8)
     pad = rng.uniform(0.02, 0.6) * tall
-    rows: list[list[Box]] = []
-    for box in sorted(groups, key=lambda box: box[1] + box[3]):
-        if rows and abs(rows[-1][0][1] + rows[-1][0][3] - box[1] - box[3]) < tall:
-            rows[-1].append(box)
-        else:
-            rows.append([box])
-    for row in rows:
+    for row in _in_rows(groups, tall):
         top, bottom = min(b[1] for b in row) - pad, max(b[3] for b in row) + pad
-        row.sort()
         edges = [row[0][0] - pad, *(0.5 * (a[2] + b[0]) for a, b in itertools.pairwise(row)), row[-1][2] + pad]
         if which == "cells":
             cv2.rectangle(mask, at(edges[0], top), at(edges[-1], bottom), 255, thick, cv2.LINE_AA)
@@ -212,6 +205,17 @@ def _around(sheet: np.ndarray, boxes: list[Box], colour: np.ndarray, rng: np.ran
                         cv2.LINE_AA,
                     )
     _blend(sheet, mask, colour, rng.uniform(0.4, 1))
+
+
+def _in_rows(boxes: list[Box], tall: float) -> list[list[Box]]:
+    """Boxes from top to bottom, those of a row together, from left to right."""
+    rows: list[list[Box]] = []
+    for box in sorted(boxes, key=lambda box: box[1] + box[3]):
+        if rows and abs(rows[-1][0][1] + rows[-1][0][3] - box[1] - box[3]) < tall:
+            rows[-1].append(box)
+        else:
+            rows.append([box])
+    return [sorted(row) for row in rows]
 
 
 def _panel(sheet: np.ndarray, boxes: list[Box], rng: np.random.Generator) -> None:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 Mode = Literal["auto", "digit", "line"]
 Answers = Callable[[np.ndarray], np.ndarray]
-# Of how likely a mark was found right, a logistic function of how clearly it was seen, and of whether another look gave
-# the same answer: constant, clearness, again. From python -m digits.ink.certainty
 WORD, WORD_KNOWN = 3, 0.65  # marks of a line, and how well known they are on average, that make it a word
 LEAST_LIKELY = 0.1  # probability of being found right and known, below which a mark in a picture is rejected
+# Of how likely a mark was found right, a logistic function of how clearly it was seen, and of whether another look gave
+# the same answer: constant, clearness, again. From python -m digits.ink.certainty
 CERTAINTY = (-1.84, 5.65, 4.69)
 
 
@@ -55,6 +55,11 @@ class Prediction:
     rejected: bool = False
     separator: bool = False
     line: int = 0
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is taken for one of the classes."""
+        return not (self.rejected or self.separator)
 
     @property
     def area(self) -> int:
@@ -92,7 +97,7 @@ class Reading:
     @property
     def answers(self) -> list[Prediction]:
         """The marks that are one of the classes."""
-        return [mark for mark in self.marks if not (mark.rejected or mark.separator)]
+        return [mark for mark in self.marks if mark.is_answer]
 
     @property
     def text(self) -> str:
@@ -104,7 +109,7 @@ class Reading:
         return "\n".join(
             gap.join("?" if mark.rejected else mark.label for mark in line)
             for line in lines.values()
-            if any(not (mark.rejected or mark.separator) for mark in line)
+            if any(mark.is_answer for mark in line)
         )
 
 
@@ -265,7 +270,7 @@ def as_promised(marks: list[Prediction], mode: Mode, noun: str) -> Reading:
         mode: what the picture was said to be of.
         noun: what the classes are.
     """
-    answers = [mark for mark in marks if not (mark.rejected or mark.separator)]
+    answers = [mark for mark in marks if mark.is_answer]
     note, lines = "", len({mark.line for mark in answers})
     if mode == "digit" and marks:
         if len(answers) > 1:
