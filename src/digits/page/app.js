@@ -42,6 +42,7 @@ async function read() {
   changed = true;
   if (busy) return;
   busy = true;
+  $("readings").ariaBusy = !stream; // with the camera there is always a next one
   while (changed) {
     changed = false;
     const asked = era;
@@ -57,6 +58,7 @@ async function read() {
     if (changed) await pause(start + (stream ? FRAME_PAUSE : PAUSE) - performance.now());
   }
   busy = false;
+  $("readings").ariaBusy = false;
 }
 
 /** The server's answer; undefined without a server. */
