@@ -53,8 +53,8 @@ FORMS: dict[str, Sequence[Sequence[Sequence[tuple[int, int]]]]] = {
 
 
 @functools.cache
-def _font(name: str) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf"), SIZE)
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf"), size)
 
 
 @functools.cache
@@ -68,11 +68,12 @@ def characters_of(name: str) -> frozenset[str]:
 
 
 @functools.cache
-def glyph(text: str, font: str) -> np.ndarray:
+def glyph(text: str, font: str, size: int = SIZE) -> np.ndarray:
     """Text in a font, as a program shows it: uint8 of shape (h, w), without empty rows and columns at its edges."""
-    left, top, right, bottom = (round(side) for side in _font(font).getbbox(text))
+    drawn = _font(font, size)
+    left, top, right, bottom = (round(side) for side in drawn.getbbox(text))
     picture = Image.new("L", (max(1, right - left) + 8, max(1, bottom - top) + 8))
-    ImageDraw.Draw(picture).text((4 - left, 4 - top), text, 255, font=_font(font))
+    ImageDraw.Draw(picture).text((4 - left, 4 - top), text, 255, font=drawn)
     return cropped(np.asarray(picture))
 
 

@@ -13,9 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from pydantic import Field
 
 from digits.errors import UserError
 from digits.targets import parameters_of, target_of
+from digits.validation import FilePath, Name, Settings, problem_of
 
 PACKAGE = Path(__file__).parent
 # A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU,
@@ -213,6 +215,14 @@ def check_job(cfg: DictConfig) -> None:
         raise UserError(problem)
 
 
+class _Untold(Settings, extra="ignore"):
+    """Keys whose default does not tell what else they may hold."""
+
+    pretrained: FilePath | None = None
+    freeze: list[Name] = Field([])
+    tags: list[Name] = Field([])
+
+
 def _job_problem(cfg: DictConfig) -> str | None:
     overrides = job_overrides()
     chosen = [override for override in overrides if is_group(override.partition("=")[0])]
@@ -226,6 +236,8 @@ def _job_problem(cfg: DictConfig) -> str | None:
         return kinds[0]
     if zeros := [key for key in AT_LEAST_ONE if OmegaConf.select(cfg, key) == 0]:
         return f"{zeros[0]}=0: give 1 or more"
+    if problem := problem_of(_Untold, OmegaConf.to_container(cfg), ""):
+        return problem
     if "seed" in cfg and not (_kind(cfg.seed) == INTEGER and 0 <= cfg.seed < 2**32):
         return f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}"
     return None

@@ -52,7 +52,7 @@ def without_pretraining(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_network(settings: Mapping[str, Any], pretrained: str | None, freeze: Sequence[str]) -> nn.Module:
+def make_network(settings: Mapping[str, Any], pretrained: str | None, freeze: Sequence[str | int]) -> nn.Module:
     """A network, perhaps with weights to start from, and with parts that are not trained.
 
     Args:
@@ -67,9 +67,9 @@ def make_network(settings: Mapping[str, Any], pretrained: str | None, freeze: Se
     network = instantiate(settings, _convert_="all")
     check_kind("model", settings, type(network), nn.Module)
     if pretrained:
-        load_pretrained(inner(network), Path(pretrained).expanduser())
+        load_pretrained(inner(network), Path(str(pretrained)).expanduser())
     for pattern in freeze:
-        _freeze(inner(network), pattern)
+        _freeze(inner(network), str(pattern))
     return network
 
 

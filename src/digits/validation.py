@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 
 from digits.errors import UserError
 from digits.targets import packages
@@ -23,12 +23,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-def _as_path(value: Any) -> Any:
-    return Path(str(value)).expanduser() if isinstance(value, str | int | float) else value
+def _as_name(value: Any) -> str:
+    if not isinstance(value, str | int | float):
+        raise ValueError("give a name")
+    return str(value)
 
 
 Trust = Annotated[list[str], BeforeValidator(packages)]  # packages of which a checkpoint may name code
-FilePath = Annotated[Path, BeforeValidator(_as_path), Field(strict=False)]  # from what YAML makes of a name: 5 is one
+Name = Annotated[str, BeforeValidator(_as_name)]  # from what YAML makes of it: 5 is one
+FilePath = Annotated[Path, AfterValidator(Path.expanduser), BeforeValidator(_as_name), Field(strict=False)]
 S = TypeVar("S", bound=Settings)
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -94,9 +94,17 @@ def test_a_step_of_training_lowers_the_loss_of_its_pages() -> None:
 
 
 @pytest.mark.slow
-def test_training_writes_the_file_and_resumes(tmp_path: Path) -> None:
-    output = tmp_path / "ink.onnx"
-    command = [sys.executable, "-m", "digits.ink.train", "--batch-size", "2", "--output", str(output)]
+def test_training_writes_the_file_and_resumes(mnist_root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "digits.ink.train", "--batch-size", "2", "--data", str(mnist_root)]
+    output, other = tmp_path / "ink.onnx", tmp_path / "other.onnx"
     for steps in (2, 3):
-        subprocess.run([*command, "--steps", str(steps)], check=True, capture_output=True)
+        subprocess.run([*command, "--output", str(output), "--steps", str(steps)], check=True, capture_output=True)
     onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    start = ["--start", str(output.with_suffix(".ckpt")), "--lr", "1e-9"]
+    subprocess.run([*command, *start, "--output", str(other), "--steps", "1"], check=True, capture_output=True)
+    images = [np.full((1, 3, 64, 64), shade, np.uint8) for shade in (0, 90)]
+    ink = [
+        [onnxruntime.InferenceSession(path).run(None, {"pixels": image})[0] for image in images]
+        for path in (output, other)
+    ]
+    np.testing.assert_allclose(ink[0], ink[1], atol=0.02)  # it starts from those weights

@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from digits.data.datasets import Mnist
+from digits.errors import UserError
 from digits.ink import marks
 from digits.ink.pages import page
 from digits.ink.train import HELD_OUT
@@ -74,9 +75,12 @@ def main() -> None:  # pragma: no cover - takes minutes; parts are tested
     arguments = parser.parse_args()
 
     cv2.setNumThreads(1)
-    train = Mnist(arguments.data).load().train
+    try:
+        train = Mnist(arguments.data).load().train
+        classifier = load_classifier(arguments.ckpt_path)
+    except UserError as error:
+        parser.error(str(error))
     digits, target = train.images[-HELD_OUT:, 0].numpy(), train.target[-HELD_OUT:].numpy()
-    classifier = load_classifier(arguments.ckpt_path)
     signs, right, if_found = [], [], []
     for number in track(range(arguments.pages)):
         rng = np.random.default_rng((arguments.seed + 2_000_000, number))

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Self
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+
+from digits.glyphs import FORMS, THIN, characters_of, glyph, middle_line
 
 SEPARATORS = ".,-/()[]+=:"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SYMBOLS = "&%$#@?!*<>~^{}"
 SIDE = 112  # pixels that a mark is drawn with, before it is scaled
 PEN = 0.13  # width of MNIST's strokes, in heights of a digit
-HERSHEY = (0, 1, 2, 3, 4, 5, 6, 7)  # OpenCV's stroke fonts
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def digit(image: np.ndarray, rng: np.random.Generator, pen: float, hollow: bool 
         out, within = (cv2.distanceTransform(part, cv2.DIST_L2, 5) for part in (1 - solid, solid))
         away = out - within
         if hollow:
-            ink = _band(np.abs(away - 2), rng.uniform(1.2, 2.5))
+            ink = _band(np.abs(away - rng.uniform(0.5, 7)), rng.uniform(1.2, 3.2))
         else:
             ink = _band(away, _wobbly(rng, 0.5 * PEN * 80 * (pen - 1)) + 0.5) if pen > 1.1 else clean
     return Mark.cut(_interrupted(ink, rng) if rng.random() < 0.15 else ink, clean)
@@ -89,11 +87,9 @@ def _wobbly(rng: np.random.Generator, value: float) -> np.ndarray:
     return value * cv2.resize(grid, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
 
 
-def typed(text: str, rng: np.random.Generator, font: Path) -> Mark:
+def typed(text: str, rng: np.random.Generator, font: str) -> Mark:
     """A character in a font."""
-    picture = Image.new("L", (2 * SIDE, 2 * SIDE))
-    ImageDraw.Draw(picture).text((SIDE, SIDE), text, 255, _opened(font, SIDE - 16), anchor="mm")
-    ink = np.asarray(picture, np.float32) / 255
+    ink = glyph(text, font, SIDE - 16).astype(np.float32) / 255
     return Mark.cut(ink, ink, kind_of(text))
 
 
@@ -102,21 +98,33 @@ def kind_of(text: str) -> int:
 
 
 def stroked(text: str, rng: np.random.Generator, pen: float) -> Mark:
-    """A character written by hand, after a stroke font."""
-    font, scale = int(rng.choice(HERSHEY)), 2.4
-    if text in SEPARATORS:
-        font = 0
-    slant = 16 if rng.random() < 0.2 else 0
-
-    def drawn(width: float) -> np.ndarray:
-        canvas = np.zeros((2 * SIDE, 2 * SIDE), np.uint8)
-        cv2.putText(canvas, text, (60, 150), font | slant, scale, 255, max(1, round(width)), cv2.LINE_AA)
-        return canvas.astype(np.float32) / 255
-
-    width = PEN * 60
-    pictures = [drawn(width * pen), drawn(width)]
-    ink, clean = _elastic(pictures, rng, 7)
+    """A character written by hand, as a font or print has its strokes."""
+    forms = FORMS.get(text, ())
+    if forms and rng.random() < 0.7:
+        shape = np.array([[rng.uniform(0.6, 1.1), 0], [rng.uniform(-0.3, 0.1), 1]])
+        strokes = [_fitted(np.array(line) @ shape) for line in forms[int(rng.integers(len(forms)))]]
+        pictures = [_polylines(strokes, width, 2 * SIDE) for width in (PEN * 80 * pen, PEN * 80)]
+    else:
+        fonts = [font for font in THIN if text in characters_of(font)] or ["DejaVuSans"]
+        points = _fitted(middle_line(text, fonts[rng.integers(len(fonts))]) * 2.3)
+        pictures = [_dots(points, width) for width in (PEN * 80 * pen, PEN * 80)]
+    ink, clean = _elastic(pictures, rng, 9)
     return Mark.cut(ink, clean, kind_of(text))
+
+
+def _fitted(points: np.ndarray) -> np.ndarray:
+    """Points (N, 2) of a character in the middle of a canvas of twice the side."""
+    return points + 0.5 * SIDE
+
+
+def _dots(points: np.ndarray, width: float) -> np.ndarray:
+    """A line of points (N, 2), under a round pen, on a canvas of twice the side."""
+    canvas = np.zeros((2 * SIDE, 2 * SIDE), np.uint8)
+    across, down = np.round(points).astype(int).clip(0, 2 * SIDE - 1).T
+    canvas[down, across] = 255
+    side = max(3, round(width) | 1)
+    wide = cv2.dilate(canvas, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    return cv2.GaussianBlur(wide, (3, 3), 0).astype(np.float32) / 255
 
 
 def _elastic(pictures: list[np.ndarray], rng: np.random.Generator, most: float) -> list[np.ndarray]:
@@ -132,20 +140,20 @@ def _elastic(pictures: list[np.ndarray], rng: np.random.Generator, most: float) 
 
 def sign(text: str, rng: np.random.Generator, pen: float) -> Mark:
     """A separator written by hand."""
-    half = 0.5 * SIDE
+    half, reach, apart = 0.5 * SIDE, rng.uniform(14, 40), rng.uniform(7, 14)
     jitter = lambda much=0.05: rng.normal(0, much * SIDE)  # noqa: E731
     lines: dict[str, Callable[[], list[np.ndarray]]] = {
         ".": lambda: [np.array([[half, half], [half + 1 + abs(jitter(0.02)), half + jitter(0.02)]])],
         ",": lambda: [np.array([[half, half], [half - 8 + jitter(0.03), half + rng.uniform(12, 22)]])],
-        "-": lambda: [np.array([[half - rng.uniform(12, 30), half + jitter()], [half + rng.uniform(12, 30), half]])],
+        "-": lambda: [_level(half, half, rng.uniform(9, 53), jitter(0.02))],
         "/": lambda: [np.array([[half - rng.uniform(10, 28), 100.0], [half + rng.uniform(10, 28), 12]])],
         "+": lambda: [
-            np.array([[half - 24 + jitter(), half], [half + 24, half + jitter()]]),
-            np.array([[half + jitter(), half - 24], [half, half + 24 + jitter()]]),
+            _level(half, half, rng.uniform(16, 36), jitter(0.03)),
+            _level(half, half, rng.uniform(16, 36), jitter(0.03))[:, ::-1],
         ],
         "=": lambda: [
-            np.array([[half - 24, half - 9 + jitter(0.02)], [half + 24, half - 9]]),
-            np.array([[half - 24, half + 9], [half + 24, half + 9 + jitter(0.02)]]),
+            _level(half, half - apart, reach, jitter(0.02)),
+            _level(half + jitter(0.02), half + apart, reach * rng.uniform(0.8, 1.2), jitter(0.02)),
         ],
         ":": lambda: [
             np.array([[half, half - 18], [half + 1, half - 18]]),
@@ -161,6 +169,11 @@ def sign(text: str, rng: np.random.Generator, pen: float) -> Mark:
     ink, clean = (_polylines(strokes, blob * width) for width in (PEN * 85 * pen, PEN * 85))
     ink, clean = _elastic([ink, clean], rng, 3)
     return Mark.cut(ink, clean, kind_of(text))
+
+
+def _level(x: float, y: float, reach: float, tilt: float) -> np.ndarray:
+    """A line across."""
+    return np.array([[x - reach, y - tilt], [x + reach, y + tilt]])
 
 
 def _arc(x: float, bulge: float, side: int) -> np.ndarray:
@@ -233,18 +246,3 @@ def drawing(rng: np.random.Generator, pen: float) -> Mark:
 
 def _heart(t: np.ndarray) -> np.ndarray:
     return 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-
-
-@cache
-def fonts() -> tuple[Path, ...]:
-    """The fonts that matplotlib brings along and that hold digits and letters."""
-    import matplotlib as mpl
-
-    names = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmr10", "cmss10", "cmtt10", "cmb10")
-    found = sorted(Path(mpl.get_data_path(), "fonts", "ttf").glob("*.ttf"))
-    return tuple(path for path in found if path.stem.startswith(names) and "Display" not in path.stem)
-
-
-@cache
-def _opened(font: Path, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(font, size)

@@ -84,8 +84,12 @@ def furnish(sheet: np.ndarray, ground: np.ndarray, layers: Layers, kind: str, rn
     if kind in ("paper", "whiteboard") and rng.random() < 0.15:
         _marred(sheet, rng)
     boxes = layers.boxes
-    if boxes and rng.random() < 0.38:
-        _around(sheet, boxes, _contrast(ground, rng, 25), rng)
+    if boxes and rng.random() < 0.42:
+        drawn = _around(sheet.shape[:2], boxes, rng)
+        if rng.random() < 0.5:  # with the pen that wrote the marks
+            layers.ink = np.maximum(layers.ink, drawn.astype(np.float32) / 255)
+        else:
+            _blend(sheet, drawn, _contrast(ground, rng, 25), rng.uniform(0.4, 1))
     if kind == "panel" or rng.random() < 0.03:
         _panel(sheet, boxes, rng)
     if kind == "screen" and rng.random() < 0.6:
@@ -147,16 +151,16 @@ def _rules(sheet: np.ndarray, colour: np.ndarray, strength: float, width: float,
     _blend(sheet, mask, colour, strength * min(1, width))
 
 
-def _around(sheet: np.ndarray, boxes: list[Box], colour: np.ndarray, rng: np.random.Generator) -> None:
-    """Boxes, combs, circles, underlines, a struck-through margin: around each mark, or around all of them."""
+def _around(shape: tuple[int, int], boxes: list[Box], rng: np.random.Generator) -> np.ndarray:
+    """Boxes, combs, circles, underlines: around each mark, or around all of them: uint8 of the sheet's shape."""
     tall = float(np.median([box[3] - box[1] for box in boxes]))
     thick = max(1, round(float(np.exp(rng.uniform(np.log(0.015), np.log(0.09)))) * tall))
     kinds = ["boxes", "frame", "circles", "circle", "underline", "comb", "cells"]
-    which = rng.choice(kinds, p=[0.15, 0.15, 0.2, 0.2, 0.12, 0.08, 0.1])
+    which = rng.choice(kinds, p=[0.14, 0.14, 0.16, 0.18, 0.2, 0.08, 0.1])
     groups = boxes if which in ("boxes", "circles", "comb") else [union(boxes)]
     if which in ("boxes", "comb", "cells"):
         groups = sorted(boxes)
-    mask = np.zeros(sheet.shape[:2], np.uint8)
+    mask = np.zeros(shape, np.uint8)
     pad = rng.uniform(0.02, 0.6) * tall
     for row in _in_rows(groups, tall):
         top, bottom = min(b[1] for b in row) - pad, max(b[3] for b in row) + pad
@@ -204,7 +208,7 @@ def _around(sheet: np.ndarray, boxes: list[Box], colour: np.ndarray, rng: np.ran
                         thick,
                         cv2.LINE_AA,
                     )
-    _blend(sheet, mask, colour, rng.uniform(0.4, 1))
+    return mask
 
 
 def _in_rows(boxes: list[Box], tall: float) -> list[list[Box]]:
