@@ -325,7 +325,7 @@ def test_bad_input_is_one_line(words: list[str], line: str, command: Command, ch
             {"output": "/nowhere/answers.csv"},
             "output=/nowhere/answers.csv: give a file that ends with .csv or .json, in a ",
         ),
-        ({"ckpt_path": ["a", "b"]}, "ckpt_path=['a', 'b']: is not a valid path"),
+        ({"ckpt_path": ["a", "b"]}, "ckpt_path=['a', 'b']: give a name"),
         ({"output": "{folder}/list.csv", "images": "{folder}/list.csv"}, "list.csv: that is what is to be read. Give"),
         (
             {"save_preprocessed": "{folder}", "images": "{folder}/a.png"},

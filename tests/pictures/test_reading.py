@@ -93,7 +93,7 @@ def test_certainty_is_a_logistic_function_of_two_signs(monkeypatch: pytest.Monke
     monkeypatch.setattr(reader, "CERTAINTY", (-2.0, 4.0, 1.5))
     marks = [found(3, again=3), found(3, again=5), found(3), found(3, clearness=None)]
     expected = [1 / (1 + np.exp(-(-2 + 4 * 0.9 + again))) for again in (1.5, 0, 0)]
-    np.testing.assert_allclose(certainty(answering(), marks), [*expected, 1])
+    np.testing.assert_allclose(certainty(answering(), marks, np.full(4, 3)), [*expected, 1])
     [first, *_, last] = answering().answer(marks).marks
     assert first.label == "3"
     assert first.probability == pytest.approx(expected[0], rel=1e-4)

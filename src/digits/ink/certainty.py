@@ -44,8 +44,9 @@ def signs_of_trouble(classifier: ImageClassifier, image: np.ndarray) -> tuple[li
         return None
     [answer] = reading.answers
     mark = found[reading.marks.index(answer)]
-    signs = [float(mark.clearness or 1), float(seen_again(classifier, [mark])[0])]
-    return signs, answer.label, answer.probability / float(certainty(classifier, [mark])[0])
+    number = np.array([classifier.facts.class_names.index(answer.label)])
+    signs = [float(mark.clearness or 1), float(seen_again(classifier, [mark], number)[0])]
+    return signs, answer.label, answer.probability / float(certainty(classifier, [mark], number)[0])
 
 
 def fit(signs: np.ndarray, right: np.ndarray, if_found: np.ndarray) -> np.ndarray:

@@ -92,10 +92,11 @@ def find_image(picture: Image.Image, form: Form) -> Found:
     found = find_images(picture, form)
     if not found:
         raise NothingFoundError(NOTHING.format(noun="digit"))
-    return max(found, key=lambda one: (not one.separator, _area(one.box)))
+    return max(found, key=lambda one: (not one.separator, area(one.box)))
 
 
-def _area(box: tuple[int, int, int, int]) -> int:
+def area(box: tuple[int, int, int, int]) -> int:
+    """Of a box, in pixels."""
     left, top, right, bottom = box
     return (right - left) * (bottom - top)
 

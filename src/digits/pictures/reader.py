@@ -11,7 +11,7 @@ from scipy.special import expit
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
-from digits.pictures.normal_form import NOTHING, Found, NothingFoundError, find_images
+from digits.pictures.normal_form import NOTHING, Found, NothingFoundError, area, find_images
 from digits.targets import packages
 
 if TYPE_CHECKING:
@@ -60,12 +60,6 @@ class Prediction:
     def is_answer(self) -> bool:
         """Whether it is taken for one of the classes."""
         return not (self.rejected or self.separator)
-
-    @property
-    def area(self) -> int:
-        """Of its box, in pixels."""
-        left, top, right, bottom = self.box
-        return (right - left) * (bottom - top)
 
     @property
     def picture(self) -> "Image.Image":
@@ -194,8 +188,9 @@ class ImageClassifier:
         images = np.stack([one.image for one in found])
         predictions = []
         names, known = self.facts.class_names, self.known(images)
-        certain = certainty(self, found)
-        stated = self.probabilities(images) * (known * certain)[:, None]
+        if_found = self.probabilities(images)
+        certain = certainty(self, found, if_found.argmax(axis=1))
+        stated = if_found * (known * certain)[:, None]
         # What had to be found first is a mark by a sheer shadow more often than a data set's image is no digit.
         least = [self.facts.reject_below if one.clearness is None else LEAST_LIKELY for one in found]
         rejected = (known < self.facts.reject_below) | (known * certain < least)
@@ -222,19 +217,27 @@ class ImageClassifier:
         return predictions
 
 
-def certainty(classifier: ImageClassifier, found: Sequence[Found]) -> np.ndarray:
-    """How likely it is that each mark was found right: (N,)."""
+def certainty(classifier: ImageClassifier, found: Sequence[Found], answers: np.ndarray) -> np.ndarray:
+    """How likely it is that each mark was found right: (N,). Arguments as for `seen_again`."""
     constant, clearness, again = CERTAINTY
     clear = np.array([1.0 if one.clearness is None else one.clearness for one in found])
-    certain = expit(constant + clearness * clear + again * seen_again(classifier, found))
+    certain = expit(constant + clearness * clear + again * seen_again(classifier, found, answers))
     return np.where([one.clearness is None for one in found], 1.0, certain)
 
 
-def seen_again(classifier: ImageClassifier, found: Sequence[Found]) -> np.ndarray:
-    """Whether another look gives the same answer for each mark: bool (N,)."""
-    looks = [[one.image, one.image if one.again is None else one.again] for one in found]
-    answers = [classifier.probabilities(np.stack(images)).argmax(axis=1) for images in zip(*looks, strict=True)]
-    return (answers[0] == answers[1]) & np.array([one.again is not None for one in found])
+def seen_again(classifier: ImageClassifier, found: Sequence[Found], answers: np.ndarray) -> np.ndarray:
+    """Whether another look gives the same answer for each mark: bool (N,).
+
+    Args:
+        classifier: that answers.
+        found: the marks.
+        answers: the number of the class that it takes each for: (N,).
+    """
+    same = np.zeros(len(found), bool)
+    if others := [(i, one.again) for i, one in enumerate(found) if one.again is not None]:
+        numbers, images = zip(*others, strict=True)
+        same[list(numbers)] = classifier.probabilities(np.stack(images)).argmax(axis=1) == answers[list(numbers)]
+    return same
 
 
 def _separator(found: Found) -> Prediction:
@@ -275,7 +278,7 @@ def as_promised(marks: list[Prediction], mode: Mode, noun: str) -> Reading:
     if mode == "digit" and marks:
         if len(answers) > 1:
             note = f"{len(answers)} {noun}s found, and the largest answered: mode=auto reads them all"
-        marks = [max(answers or marks, key=lambda mark: (not mark.separator, mark.area))]
+        marks = [max(answers or marks, key=lambda mark: (not mark.separator, area(mark.box)))]
     elif mode == "line":
         if lines > 1:
             note = f"{lines} lines found, and read as one: mode=auto reads line by line"
