@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from digits import hardware, parts, rehearsal, report
@@ -45,13 +46,7 @@ log = logging.getLogger(__name__)
 
 def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     """The data of a training, loaded; the record and the config then say what was loaded."""
-    augmentation = by_image(instantiate(cfg.augmentation, _convert_="all"))
-    kind = target_of("data", cfg.data)
-    found: Any  # the one or the other, which offer the same
-    if isinstance(kind, type) and issubclass(kind, DigitsDataModule):
-        found = instantiate(cfg.data, augmentation=augmentation, _convert_="all")
-    else:
-        found = OwnDataModule(_plain(cfg.data), cfg.seed, augmentation)
+    found = data_module(cfg, by_image(instantiate(cfg.augmentation, _convert_="all")))
     if known := found.image_size is not None:
         _rehearse_augmentation(cfg, found)
     found.prepare_data()
@@ -68,6 +63,14 @@ def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
         run.update(typed_images=typed)
     log.info("%s", report.data_statistics(found))
     return found
+
+
+def data_module(cfg: DictConfig, augmentation: nn.Module | None = None) -> Any:
+    """The data that the group `data` asks for, not loaded: this project's module or an adapted one of the user's."""
+    kind = target_of("data", cfg.data)
+    if isinstance(kind, type) and issubclass(kind, DigitsDataModule):
+        return instantiate(cfg.data, augmentation=augmentation, _convert_="all")
+    return OwnDataModule(_plain(cfg.data), cfg.seed, augmentation)
 
 
 def _mixing(cfg: DictConfig, num_classes: int) -> Mixing:

@@ -194,17 +194,8 @@ class DataFigures(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not (trainer.is_global_zero and self.draw):
             return
-        data = data_of(trainer)
-        train = data.splits.train
-        # A generator of its own: drawing a figure must not change the run's random numbers.
-        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(torch.initial_seed()))
-        images, target = train.__getitems__(chosen[: self.images])
-        labels = [data.class_names[i] for i in target]
-        figure = figures.sample_images(images.numpy(), labels, data.title)
-        _keep_figure(self.run, trainer, "sample_images", figure)
-        counts = report.class_counts(data.splits, data.num_classes)
-        figure = figures.class_distribution(counts, data.class_names, data.title)
-        _keep_figure(self.run, trainer, "class_distribution", figure)
+        for name, figure in report.data_figures(data_of(trainer), self.images, torch.initial_seed()):
+            _keep_figure(self.run, trainer, name, figure)
 
 
 class TestReport(Callback):

@@ -150,14 +150,59 @@ def mistakes(
     title: str,
 ) -> Figure:
     """Shows wrongly classified images (N, C, H, W), five in a row, each with truth, answer and its probability."""
-    columns = 5
     between = "\n" if _rotation([*target, *pred]) else " "  # long names take a line each
+    rows = zip(target, pred, probability, index, strict=True)
+    captions = [
+        f"{short(t, 16)}{between}read as {short(p, 16)}\n{certainty:.1%} sure · #{i}" for t, p, certainty, i in rows
+    ]
+    return contact_sheet(images, captions, title)
+
+
+def contact_sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
+    """Shows images (N, C, H, W), five in a row, each under its caption of a few short lines."""
+    columns = 5
     rows = max(1, -(-len(images) // columns))
-    figure = Figure(figsize=(1.9 * columns, (2.15 if between == " " else 2.3) * rows + 0.5), layout="constrained")
+    lines = max((caption.count("\n") + 1 for caption in captions), default=2)
+    figure = Figure(figsize=(1.9 * columns, (1.85 + 0.15 * lines) * rows + 0.5), layout="constrained")
     figure.suptitle(title, parse_math=False)
-    cells = _grid(figure, rows, columns)
-    for axes, image, t, p, certainty, i in zip(cells, images, target, pred, probability, index, strict=False):
-        _show(axes, image, f"{short(t, 16)}{between}read as {short(p, 16)}\n{certainty:.1%} sure · #{i}", fontsize=9)
+    for axes, image, caption in zip(_grid(figure, rows, columns), images, captions, strict=False):
+        _show(axes, image, caption, fontsize=9)
+    return figure
+
+
+def mean_images(means: np.ndarray, class_names: Sequence[str], dataset: str) -> Figure:
+    """Shows the mean image of each class, (num_classes, C, H, W) in [0, 255], under its class."""
+    columns = min(10, len(means))
+    rows = -(-len(means) // columns)
+    figure = Figure(figsize=(1.25 * columns + 0.2, 1.5 * rows + 0.5), layout="constrained")
+    figure.suptitle(f"Mean training image of each class of {dataset}", parse_math=False)
+    for axes, mean, name in zip(_grid(figure, rows, columns), means / 255, class_names, strict=False):
+        _show(axes, 255 * mean if len(mean) == 1 else mean, short(name, 12), fontsize=9)
+    return figure
+
+
+def image_map(places: np.ndarray, target: np.ndarray, class_names: Sequence[str], title: str, axis: str) -> Figure:
+    """Draws images as points (N, 2) of their class's colour, with the class's name at the median of its points.
+
+    Args:
+        places: one for each image.
+        target: (N,), classes.
+        class_names: by the class's number.
+        title: of the figure.
+        axis: what the axes are, such as "component".
+    """
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    axes = figure.subplots()
+    present = np.unique(target)
+    for colour, label in zip(sns.color_palette("husl", len(present)), present, strict=True):
+        own = places[target == label]
+        axes.scatter(*own.T, s=6, alpha=0.6, color=colour, linewidths=0)
+        text = axes.annotate(short(class_names[label], 12), np.median(own, axis=0), ha="center", va="center", zorder=3)
+        text.set_bbox({"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 2})
+    axes.set(xlabel=f"{axis} 1", ylabel=f"{axis} 2")
+    axes.grid(alpha=0.3)
+    sns.despine(ax=axes)
     return figure
 
 

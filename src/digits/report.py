@@ -1,15 +1,18 @@
 """What a run says in text: the data's statistics and the evaluation, as tables for terminal and log file."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.utilities.model_summary import ModelSummary
+from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
+from digits import figures
 from digits.analysis import Misclassification
 from digits.calibration import FIGURES
 from digits.console import as_text
@@ -28,6 +31,18 @@ def class_counts(splits: Splits, num_classes: int) -> dict[str, np.ndarray]:
 def typed_images(data: DigitsDataModule) -> int:
     """How many of the training images are typed ones; a data module of the user's own has none."""
     return data.options.typed if isinstance(data, DigitsDataModule) else 0
+
+
+def data_figures(data: DigitsDataModule, images: int, seed: int) -> Iterator[tuple[str, Figure]]:
+    """By name, some training images, drawn at random, with their labels; and how many images each class has."""
+    train = data.splits.train
+    # A generator of its own: drawing a figure must not change the run's random numbers.
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    shown, target = train.__getitems__(chosen[:images])
+    labels = [data.class_names[i] for i in target]
+    yield "sample_images", figures.sample_images(shown.numpy(), labels, data.title)
+    counts = class_counts(data.splits, data.num_classes)
+    yield "class_distribution", figures.class_distribution(counts, data.class_names, data.title)
 
 
 def data_statistics(data: DigitsDataModule) -> str:
@@ -52,6 +67,22 @@ def data_statistics(data: DigitsDataModule) -> str:
         f" training pixels in [0, 1]{which}: mean {mean}, sd {std}"
         f" (normalised with {used_mean}, {used_std}){typed}\n\n{as_text(table)}"
     )
+
+
+def suspicious(counted: Mapping[tuple[str, str], int], splits: Sequence[str]) -> str:
+    """A table of how many images look wrong.
+
+    Args:
+        counted: by reason and split; no split for a file that cannot be read.
+        splits: their names.
+    """
+    table = Table("reason", box=box.SIMPLE_HEAD, title="Suspicious images", title_justify="left")
+    for name in (*splits, "all"):
+        table.add_column({"train": "training", "val": "validation"}.get(name, name), justify="right")
+    for reason in dict.fromkeys(reason for reason, _ in counted):
+        numbers = [counted.get((reason, split), 0) for split in (*splits, "")]
+        table.add_row(reason, *(f"{number:,}" for number in (*numbers[:-1], sum(numbers))))
+    return as_text(table) if counted else "Suspicious images: none"
 
 
 class _Shown(L.LightningModule):

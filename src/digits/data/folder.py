@@ -45,11 +45,12 @@ class ImageFolder(DataSet):
     def is_table(self) -> bool:
         return self.root.suffix.lower() == ".csv" and not self.root.is_dir()
 
-    def load(self, form: Form | None = None) -> "Loaded":
+    def load(self, form: Form | None = None, broken: dict[Path, str] | None = None) -> "Loaded":
         """Decodes every image.
 
         Args:
             form: that of another data set, into which each image is to be brought; None: this one's own.
+            broken: gets the files that cannot be decoded, which are left out, with what is wrong; None: none may be.
 
         Raises:
             UserError: if there are no two classes, a class is empty, an image is damaged or unlike the others, or all
@@ -61,12 +62,15 @@ class ImageFolder(DataSet):
 
         listed = listed_images(self.root) if self.is_table else self._in_folders()
         class_names = self._class_names(listed)
-        images = torch.from_numpy(self._decoded([one.path for one in listed], form))
+        pixels = self._decoded([one.path for one in listed], form, broken)
+        listed = [one for one in listed if one.path not in (broken or {})]
+        images = torch.from_numpy(pixels)
         target = torch.tensor([class_names.index(one.label) for one in listed])
-        parts: dict[str, TensorImages] = {}
+        parts = {"train": TensorImages(images[:0], target[:0])}
         for name in ("train", "val", "test"):
             if chosen := [i for i, one in enumerate(listed) if one.split == name]:
-                parts[name] = TensorImages(images[chosen], target[chosen])
+                files = np.array([str(listed[i].path) for i in chosen])
+                parts[name] = TensorImages(images[chosen], target[chosen], files=files)
         loaded = Loaded(parts["train"], parts.get("test"), class_names, parts.get("val"))
         _warn_of_doubles(self.root, loaded)
         return loaded
@@ -85,11 +89,17 @@ class ImageFolder(DataSet):
             raise UserError(f"data.root={self.root}: {problem}")
         return tuple(known)
 
-    def _decoded(self, paths: Sequence[Path], form: Form | None) -> np.ndarray:
+    def _decoded(self, paths: Sequence[Path], form: Form | None, broken: dict[Path, str] | None) -> np.ndarray:
         """Each image in the form, uint8 of shape (N, C, H, W)."""
         arrays, kinds, nothing_found, few_bits = [], [], [], []
         for path in paths:
-            picture = read_picture(path)
+            try:
+                picture = read_picture(path)
+            except UserError as error:
+                if broken is None:
+                    raise
+                broken[path] = str(error)
+                continue
             width, height = picture.info.get(ORIGINAL_SIZE, picture.size)
             kinds.append((width, height, picture.mode))
             if picture.info.get(BITS, 16) < 16:
@@ -106,6 +116,10 @@ class ImageFolder(DataSet):
             except NothingFoundError:
                 nothing_found.append(path)
                 arrays.append(find_image(picture, replace(wanted, fit=None, centre=None)).image)
+        if broken:
+            paths = [path for path in paths if path not in broken]
+            if not paths:
+                raise UserError(f"data.root={self.root}: none of its images can be read: {next(iter(broken.values()))}")
         if len(set(kinds)) > 1 and form is None:
             made = f"{arrays[0].shape[2]}×{arrays[0].shape[1]} {'grey' if self.channels == 1 else 'RGB'}"
             _warn(
@@ -197,7 +211,8 @@ def _warn_of_doubles(root: Path, loaded: "Loaded") -> None:
     seen = {one for part in chosen_on for one in image_hashes(part.images)}
     if doubles := sum(one in seen for one in image_hashes(loaded.test.images)):
         _warn(
-            f"{root}: {doubles} of its {len(loaded.test)} test images are among its training or validation images too"
+            f"{root}: {doubles} of its {len(loaded.test)} test images are among its training or validation images too:"
+            f" python -m digits.explore data=image_folder data.root={root} names them"
         )
 
 

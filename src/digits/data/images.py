@@ -17,12 +17,18 @@ class TensorImages(Dataset):
         images: (N, C, H, W), uint8.
         target: (N,), int64.
         index: (N,), int64: where each image stands in its data set's own order; by default as here.
+        files: (N,), names of their files; None where they have none of their own.
     """
 
-    def __init__(self, images: Tensor, target: Tensor, index: Tensor | None = None) -> None:
+    files: np.ndarray | None = None
+
+    def __init__(
+        self, images: Tensor, target: Tensor, index: Tensor | None = None, files: np.ndarray | None = None
+    ) -> None:
         self.images = images
         self.target = target
         self.index = torch.arange(len(target)) if index is None else index
+        self.files = files
 
     def __len__(self) -> int:
         return len(self.target)
@@ -36,7 +42,8 @@ class TensorImages(Dataset):
         return self.images[index], self.target[index]
 
     def subset(self, indices: np.ndarray) -> "TensorImages":
-        return TensorImages(*self.__getitems__(indices), self.index[torch.as_tensor(indices)])
+        files = None if self.files is None else self.files[indices]
+        return TensorImages(*self.__getitems__(indices), self.index[torch.as_tensor(indices)], files)
 
 
 class Loaded(NamedTuple):

@@ -207,7 +207,8 @@ class DigitsDataModule(L.LightningDataModule):
         images, target = character_images(class_names, count, typed, form, train.images[:1000].numpy(), rng)
         added = torch.from_numpy(images), torch.from_numpy(target), torch.full((count,), -1)  # in no data set's order
         parts = zip((train.images, train.target, train.index), added, strict=True)
-        return TensorImages(*(torch.cat(part) for part in parts))
+        files = None if train.files is None else np.concatenate([train.files, np.full(count, "")])
+        return TensorImages(*(torch.cat(part) for part in parts), files)
 
     def _fall_back(self, reason: MissingFileError) -> None:
         stand_in = self.data_set.stand_in
