@@ -1,6 +1,6 @@
 """Where a classifier errs: arithmetic on its confusion matrix and its logits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,39 @@ def misclassification(
             if wrong[t, p] > 0
         ],
     )
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A test against labels some of which were corrected; JSON-ready through `dataclasses.asdict`.
+
+    Attributes:
+        labels: how many of the tested images have a corrected label.
+        errors: number of wrong answers by the corrected labels.
+        total: number of images.
+        acc: accuracy by the corrected labels.
+    """
+
+    labels: int
+    errors: int
+    total: int
+    acc: float
+
+
+def by_corrected_labels(
+    pred: np.ndarray, target: np.ndarray, index: np.ndarray, right: Mapping[int, int]
+) -> Corrected | None:
+    """Tests against corrected labels; None where none of the images has one.
+
+    Args:
+        pred: (N,), answers.
+        target: (N,), given labels.
+        index: (N,), where each image stands in its data set.
+        right: of images with a wrong label, by where they stand, the right one.
+    """
+    changed = np.array([right.get(int(i), int(label)) for i, label in zip(index, target, strict=True)], dtype=int)
+    labels, errors = int((changed != target).sum()), int((pred != changed).sum())
+    return Corrected(labels, errors, len(target), 1 - errors / len(target)) if labels else None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from digits import calibration, figures, hardware, report
-from digits.analysis import Mistakes, confident_mistakes, misclassification
+from digits.analysis import Mistakes, by_corrected_labels, confident_mistakes, misclassification
 from digits.atomic import atomic_write
 from digits.classifier import Classifier
 from digits.data.module import data_of
@@ -239,13 +239,16 @@ class TestReport(Callback):
         confusion = pl_module.confusion["test"].cpu().numpy()
         analysis = misclassification(confusion, data.class_names)
         tested = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        facts = {"confusion_matrix": confusion.tolist(), "misclassification": asdict(analysis)}
+        facts: dict[str, Any] = {"confusion_matrix": confusion.tolist(), "misclassification": asdict(analysis)}
+        index = data.splits.test.index[: len(target)].numpy()  # fewer than all with trainer.limit_test_batches
+        corrected = by_corrected_labels(logits.argmax(dim=1).numpy(), target.numpy(), index, data.corrected)
+        if corrected:
+            facts["corrected_labels"] = asdict(corrected)
         self.run.update(**plain(tested), **facts)
         if not trainer.is_global_zero:
             return
-        log.info("\n%s\n", report.evaluation(tested, analysis, data.title, pl_module.metrics))
+        log.info("\n%s\n", report.evaluation(tested, analysis, data.title, pl_module.metrics, corrected))
 
-        index = data.splits.test.index[: len(target)].numpy()  # fewer than all with trainer.limit_test_batches
         with atomic_write(self.run.folder / "predictions.npz") as part:
             np.savez_compressed(part, index=index, target=target.numpy(), probabilities=logits.softmax(dim=1).numpy())
         wrong = confident_mistakes(self._confidence(trainer, pl_module, logits, target), target.numpy())

@@ -18,6 +18,7 @@ from digits.messages import one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from digits.checkpoints import Checkpoint
     from digits.data import DigitsDataModule
 
 ALPHA = 0.05
@@ -125,17 +126,28 @@ def compare_checkpoints(
 
 def _test(path: Path, root: str | None, device: str, trust: Collection[str]) -> tuple["DigitsDataModule", "Tensor"]:
     """A checkpoint's data, and its predictions (N,) for the test images."""
+    from digits.checkpoints import Checkpoint
+
+    checkpoint = Checkpoint.open(path, trust)
+    data = checkpoint.data(root=root)
+    return data, logits_of(checkpoint, data, device).argmax(dim=1)
+
+
+def logits_of(checkpoint: "Checkpoint", data: "DigitsDataModule", device: str = "auto") -> "Tensor":
+    """A checkpoint's logits (N, num_classes) for the test images of some data, in their order.
+
+    Raises:
+        UserError: if the checkpoint's network cannot be built.
+    """
     import lightning as L
     import torch
 
     from digits import build, hardware
-    from digits.checkpoints import Checkpoint
     from digits.classifier import Classifier
 
     build.quiet_libraries()
     hardware.plain_float32()
-    checkpoint = Checkpoint.open(path, trust)
-    network, data = checkpoint.network(), checkpoint.data(root=root)
+    network = checkpoint.network()
     precision = hardware.evaluation_precision("auto", checkpoint.settings["precision"])
     trainer = L.Trainer(
         accelerator=device,
@@ -147,8 +159,7 @@ def _test(path: Path, root: str | None, device: str, trust: Collection[str]) -> 
         enable_model_summary=False,
     )
     batches = trainer.predict(Classifier(network, data.num_classes), datamodule=data)
-    logits = torch.cat(cast("list[Tensor]", batches))  # (N, num_classes)
-    return data, logits.argmax(dim=1)
+    return torch.cat(cast("list[Tensor]", batches))
 
 
 def _differences(a: "DigitsDataModule", b: "DigitsDataModule") -> str:

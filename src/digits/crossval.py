@@ -11,10 +11,12 @@ import datetime as dt
 import secrets
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field
@@ -40,6 +42,9 @@ from digits.validation import Settings, user_errors
 
 TRAIN = project_file("train.py")
 PREDICTIONS = ("index", "target", "probabilities")  # one row per image
+ORIGIN = ("temperature", "fingerprint", "class_names")
+OUT_OF_FOLD = "out_of_fold.npz"
+MOST_BYTES = 4 * 2**30  # that such a file unfolds to
 ITS_OWN = ("data.fold", "data.folds", "hydra.sweep.dir", "hydra.sweep.subdir")
 SEARCHES = ("hparams_search", "hydra/sweeper", "hydra.mode")
 
@@ -68,8 +73,7 @@ def cross_validate(arguments: Sequence[str], config_dir: str | None = None) -> i
 
     `resume_sweep=<folder>` trains only what is missing there.
 
-    Writes `folds.csv` (one row per fold), `out_of_fold.npz` (`index` into the training images, `fold`, `target` and
-    `probabilities` (N, num_classes), in the order of the images) and what every sweep writes.
+    Writes `folds.csv` (one row per fold), `out_of_fold.npz` (see `OutOfFold`) and what every sweep writes.
 
     Raises:
         UserError: for a command line that cannot work, or a fold without predictions.
@@ -96,12 +100,108 @@ def cross_validate(arguments: Sequence[str], config_dir: str | None = None) -> i
     predictions["fold"] = np.repeat(np.arange(folds), [len(part["target"]) for part in parts])
     order = predictions["index"].argsort()
     predictions = {name: values[order] for name, values in predictions.items()}
-    with atomic_write(folder / "out_of_fold.npz") as path:
+    predictions |= _origin(runs, folder)
+    with atomic_write(folder / OUT_OF_FOLD) as path:
         np.savez_compressed(path, **predictions)  # type: ignore[arg-type] # its types see `allow_pickle` in any splat
     _report(runs, folder)
     right = (predictions["probabilities"].argmax(axis=1) == predictions["target"]).mean()
     print(f"out-of-fold accuracy: {right:.2%} of {len(predictions['target']):,} images\nsaved: {folder}")
     return 0
+
+
+def _origin(runs: Sequence[Run], folder: Path) -> dict[str, np.ndarray]:
+    """Which data set the predictions are about, and the temperature of each fold, as their checkpoints say.
+
+    Raises:
+        UserError: if the data set was not the same for all folds.
+    """
+    from digits.checkpoints import Checkpoint  # here, as it brings torch
+
+    checkpoints = [Checkpoint.open(run.folder) for run in runs]
+    kept = [one.settings["data"] for one in checkpoints]
+    for fold, one in enumerate(kept):
+        if one["fingerprint"] != kept[0]["fingerprint"]:
+            raise UserError(
+                f"{folder / str(fold)}: the images or labels of {one['dataset']} are not those of fold 0 any more."
+                " Cross-validate again"
+            )
+    temperatures = [one.confidence.temperature or 1.0 for one in checkpoints]
+    return {
+        "temperature": np.array(temperatures),
+        "fingerprint": np.array(kept[0]["fingerprint"]),
+        "class_names": np.array(kept[0]["class_names"]),
+    }
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """What the networks of a cross-validation said of the images that they were not trained on.
+
+    Args:
+        path: of its file.
+        fold: (N,), of each training image, in the order of the data set.
+        target: (N,), its class.
+        probabilities: (N, num_classes), softmax of the network's logits.
+        temperature: (folds,), of each fold's network, fitted on its validation images; 1 where it has none.
+        fingerprint: of the data set.
+        class_names: by the class's number.
+    """
+
+    path: Path
+    fold: np.ndarray
+    target: np.ndarray
+    probabilities: np.ndarray
+    temperature: np.ndarray
+    fingerprint: str
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Reads the file in a cross-validation's folder. It is data: nothing in it is run.
+
+        Raises:
+            UserError: if there is none, it is damaged, or an older version wrote it.
+        """
+        path = folder / OUT_OF_FOLD
+        again = f"python -m digits.crossval resume_sweep={folder} writes it again"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file. Give the folder of a cross-validation that has ended: {again}")
+        with one_line_errors(path, f"damaged, or of an older version; {again}"):
+            with zipfile.ZipFile(path) as archive:
+                if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
+                    raise ValueError(f"more than {MOST_BYTES:,} bytes")
+            with np.load(path, allow_pickle=False) as file:
+                parts = {name: file[name] for name in (*PREDICTIONS, "fold", *ORIGIN)}
+            names = tuple(map(str, parts.pop("class_names")))
+            shape = len(parts["target"]), len(names)
+            if not (parts.pop("index") == np.arange(shape[0])).all() or parts["probabilities"].shape != shape:
+                raise ValueError("not one row of probabilities for each training image")
+            whole = all(np.issubdtype(parts[name].dtype, np.integer) for name in ("fold", "target"))
+            limits = {"fold": len(parts["temperature"]), "target": shape[1]}
+            inside = whole and all(((parts[name] >= 0) & (parts[name] < limits[name])).all() for name in limits)
+            sums = parts["probabilities"].sum(axis=1)
+            sure = (parts["probabilities"] >= 0).all() and np.allclose(sums, 1, atol=1e-3)
+            if not (inside and sure and (parts["temperature"] > 0).all() and len(parts["fold"]) == shape[0]):
+                raise ValueError("numbers out of range")
+            return cls(path, fingerprint=str(parts.pop("fingerprint")), class_names=names, **parts)
+
+    @property
+    def calibrated(self) -> np.ndarray:
+        """The probabilities (N, num_classes) at the temperature of each image's network."""
+        powers = self.probabilities.astype(float) ** (1 / self.temperature[self.fold][:, None])
+        return powers / powers.sum(axis=1, keepdims=True)
+
+
+def newest_cross_validation(log_dir: Path) -> Path:
+    """The folder of the newest one that has ended.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = sorted(Path(log_dir, "crossval").glob(f"*/{OUT_OF_FOLD}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"{log_dir}: no cross-validation in it. Run python -m digits.crossval data=... first")
+    return found[-1].parent
 
 
 def _folds(arguments: list[str]) -> tuple[int, list[str]]:

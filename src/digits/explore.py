@@ -20,7 +20,7 @@ from digits.validation import FilePath, Settings, read_settings
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
     from digits.runs.run import Run
-    from digits.suspects import Compared, Suspect
+    from digits.suspects import Suspect
 
 log = logging.getLogger(__name__)
 BROKEN = "broken"  # a file that cannot be decoded
@@ -58,7 +58,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
     run.save_config(cfg)
     log.info("run:    %s\n%s", run.folder, report.data_statistics(data))
     everything = Everything.of(data)
-    found, seen = suspects(everything.images, everything.target, settings.near, settings.outliers)
+    found, places = suspects(everything.images, everything.target, settings.near, settings.outliers)
     rows = [{"file": str(path), "reason": BROKEN, "value": said} for path, said in broken.items()]
     rows += [everything.row(one) for one in found]
     _write(run.folder / "suspicious.csv", rows)
@@ -79,7 +79,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
         for name, figure in report.data_figures(data, NAMED, settings.seed):
             run.save_figure(name, figure)
         run.save_figure("mean_images", figures.mean_images(everything.means(), data.class_names, data.title))
-        run.save_figure("map", _map(settings, everything, seen, data))
+        run.save_figure("map", _map(settings, everything, places, data))
         if found:
             run.save_figure("suspicious", _sheet(everything, found, data.title))
     log.info("saved: %s", run.folder)
@@ -142,7 +142,8 @@ class Everything:
             index.append(part.index.numpy()[own])
             files.append(np.full(len(own), "") if part.files is None else part.files[own])
             sizes[name] = len(own)
-        return cls(*map(np.concatenate, (images, target, index, files)), sizes, data.class_names)
+        joined = [np.concatenate(parts) for parts in (images, target, index, files)]
+        return cls(joined[0], joined[1], joined[2], joined[3], sizes, data.class_names)
 
     @property
     def split(self) -> np.ndarray:
@@ -216,14 +217,14 @@ def _umap() -> Any:
     return umap
 
 
-def _map(settings: ExploreSettings, everything: Everything, seen: "Compared", data: "DigitsDataModule") -> Any:
+def _map(settings: ExploreSettings, everything: Everything, components: np.ndarray, data: "DigitsDataModule") -> Any:
     """The map of the images: their first two principal components, or what UMAP makes of all components."""
     from digits import figures
 
     chosen = np.random.default_rng(settings.seed).permutation(len(everything.target))[: settings.map_images]
-    places, how, axis = seen.components[chosen][:, :2], "principal components", "component"
+    places, how, axis = components[chosen][:, :2], "principal components", "component"
     if settings.map == "umap":
-        places = _umap().UMAP(random_state=settings.seed, n_jobs=1).fit_transform(seen.components[chosen])
+        places = _umap().UMAP(random_state=settings.seed, n_jobs=1).fit_transform(components[chosen])
         how, axis = "UMAP", "UMAP"
     title = f"{len(chosen):,} images of {data.title}, by {how} of their pixels"
     return figures.image_map(places, everything.target[chosen], everything.class_names, title, axis)

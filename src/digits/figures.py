@@ -197,7 +197,7 @@ def image_map(places: np.ndarray, target: np.ndarray, class_names: Sequence[str]
     present = np.unique(target)
     for colour, label in zip(sns.color_palette("husl", len(present)), present, strict=True):
         own = places[target == label]
-        axes.scatter(*own.T, s=6, alpha=0.6, color=colour, linewidths=0)
+        axes.scatter(own[:, 0], own[:, 1], s=6, alpha=0.6, color=colour, linewidths=0)
         text = axes.annotate(short(class_names[label], 12), np.median(own, axis=0), ha="center", va="center", zorder=3)
         text.set_bbox({"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 2})
     axes.set(xlabel=f"{axis} 1", ylabel=f"{axis} 2")

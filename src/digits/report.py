@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from digits import figures
-from digits.analysis import Misclassification
+from digits.analysis import Corrected, Misclassification
 from digits.calibration import FIGURES
 from digits.console import as_text
 from digits.data.images import pixel_statistics
@@ -118,15 +118,23 @@ def epoch_line(row: Mapping[str, float], max_epochs: int, entries: Iterable[Metr
 
 
 def evaluation(
-    metrics: Mapping[str, Tensor | float], analysis: Misclassification, dataset: str, entries: Iterable[MetricEntry]
+    metrics: Mapping[str, Tensor | float],
+    analysis: Misclassification,
+    dataset: str,
+    entries: Iterable[MetricEntry],
+    corrected: Corrected | None = None,
 ) -> str:
-    """The test's figures and the misclassification analysis."""
+    """The test's figures and the misclassification analysis; beside them, the accuracy by corrected labels."""
     measured = {one.label: one.text(float(metrics[name])) for name, one in logged(entries, ["test"]).items()}
     measured[LOSS.label] = measured.pop(LOSS.label)  # at the end
     width = max(map(len, measured))
     lines = [f"test set of {dataset}: {analysis.total:,} images, {analysis.errors:,} misclassified", ""]
     lines += [f"  {label:<{width}} {value:>8}" for label, value in measured.items()]
-    lines += ["  (precision, recall and F1: weighted by class size)", ""]
+    lines.append("  (precision, recall and F1: weighted by class size)")
+    if corrected:
+        labels = f"with {corrected.labels} wrong labels of {dataset} corrected: docs/trust.md"
+        lines.append(f"  ({corrected.acc:.2%} correct {labels})")
+    lines.append("")
 
     table = Table("class", box=box.SIMPLE_HEAD, title="Misclassified, by true class", title_justify="left")
     for column in ("images", "missed", "rate"):

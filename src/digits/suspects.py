@@ -41,34 +41,38 @@ class Suspect:
 BLANK, DUPLICATE, NEAR, OUTLIER = REASONS = ("blank", "duplicate", "near-duplicate", "outlier")
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Images as they are compared with each other.
-
-    Args:
-        pixels: (N, D), float32: each image with mean 0 and length 1, so that a product of two is the correlation of
-            their pixels; blank ones are 0.
-        components: (N, K), float32: the principal components of `pixels`, the largest first.
-    """
-
-    pixels: np.ndarray
-    components: np.ndarray
-
-
-def compared(images: np.ndarray) -> Compared:
-    """Brings images (N, C, H, W), uint8, into the form in which they are compared: brightness and contrast left out."""
-    count, _, height, width = images.shape
-    if max(height, width) > SIDE:
+def flattened(images: np.ndarray) -> np.ndarray:
+    """Images (N, C, H, W), uint8, as float32 of shape (N, D) in [0, 1]; larger ones than `SIDE` are shrunk to it."""
+    if max(images.shape[2:]) > SIDE:
         size = (SIDE, SIDE)
-        shrunk = [cv2.resize(np.moveaxis(image, 0, -1), size, interpolation=cv2.INTER_AREA) for image in images]
-        images = np.stack(shrunk)
-    pixels = images.reshape(count, -1).astype(np.float32)
-    pixels -= pixels.mean(axis=1, keepdims=True)
-    pixels /= np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-6)
-    chosen = default_rng(0).permutation(count)[:FITTED]
+        images = np.stack(
+            [cv2.resize(np.moveaxis(image, 0, -1), size, interpolation=cv2.INTER_AREA) for image in images]
+        )
+    return images.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def standardised(pixels: np.ndarray) -> np.ndarray:
+    """Each image (N, D) with mean 0 and length 1, a blank one 0: a product of two is their pixels' correlation."""
+    pixels = pixels - pixels.mean(axis=1, keepdims=True)
+    return pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-6)
+
+
+def components(pixels: np.ndarray) -> np.ndarray:
+    """The principal components of images (N, D), the largest first, then the length of what these leave out: (N, K).
+
+    Without the last, an image of noise would look like none in particular. Distances between such rows are at most
+    those between the images.
+    """
+    chosen = default_rng(0).permutation(len(pixels))[:FITTED]
     number = min(COMPONENTS, len(chosen), pixels.shape[1])
-    pca = PCA(number, svd_solver="covariance_eigh" if pixels.shape[1] <= SIDE**2 else "randomized", random_state=0)
-    return Compared(pixels, pca.fit(pixels[chosen]).transform(pixels))
+    solver = "covariance_eigh" if pixels.shape[1] <= SIDE**2 else "randomized"
+    pca = PCA(number, svd_solver=solver, random_state=0)
+    with np.errstate(invalid="ignore"):  # the share of the variance that each explains, where there is none
+        found = pca.fit(pixels[chosen]).transform(pixels)
+    # |x - mean|², without a copy of all pixels, less what the components hold of it.
+    squares = np.square(pixels).sum(axis=1) - 2 * pixels @ pca.mean_ + np.square(pca.mean_).sum()
+    rest = np.sqrt(np.maximum(squares - np.square(found).sum(axis=1), 0))
+    return np.column_stack([found, rest])
 
 
 def blanks(images: np.ndarray) -> list[Suspect]:
@@ -77,29 +81,34 @@ def blanks(images: np.ndarray) -> list[Suspect]:
     return [Suspect(int(i), BLANK, float(contrast[i])) for i in np.flatnonzero(contrast < FAINT)]
 
 
-def duplicates(images: np.ndarray) -> list[Suspect]:
-    """Images (N, C, H, W), uint8, that are equal to an earlier one, with the first of these."""
-    first: dict[str, int] = {}
-    hashes = image_hashes(torch.from_numpy(images))
-    twins = [(i, first.setdefault(one, i)) for i, one in enumerate(hashes)]
-    return [Suspect(i, DUPLICATE, None, twin) for i, twin in twins if twin != i]
-
-
-def near_duplicates(images: Compared, least: float, left_out: set[int]) -> list[Suspect]:
-    """Images whose pixels correlate with an earlier one's by `least` or more, with the most alike of these.
-
-    Only the `NEIGHBOURS` that are nearest by the components are looked at. A distance between components is at most
-    that between the images, so that among these none is missed.
+def duplicates(images: np.ndarray, left_out: set[int]) -> list[Suspect]:
+    """Images (N, C, H, W), uint8, that are equal to an earlier one, with the first of these.
 
     Args:
         images: all.
+        left_out: positions of images that are not looked at, as blank ones.
+    """
+    first: dict[str, int] = {}
+    hashes = image_hashes(torch.from_numpy(images))
+    twins = [(i, first.setdefault(one, i)) for i, one in enumerate(hashes) if i not in left_out]
+    return [Suspect(i, DUPLICATE, None, twin) for i, twin in twins if twin != i]
+
+
+def near_duplicates(pixels: np.ndarray, least: float, left_out: set[int]) -> list[Suspect]:
+    """Images whose pixels correlate with an earlier one's by `least` or more, with the most alike of these.
+
+    Only the `NEIGHBOURS` that are nearest by their components are looked at; among these none is missed.
+
+    Args:
+        pixels: (N, D), of all images.
         least: a correlation above 0.
         left_out: positions of images that are not looked at, as blank ones and duplicates.
     """
-    kept = np.array([i for i in range(len(images.pixels)) if i not in left_out], dtype=int)
+    kept = np.array([i for i in range(len(pixels)) if i not in left_out], dtype=int)
     if len(kept) < 2:
         return []
-    points = images.components[kept]
+    pixels = standardised(pixels)
+    points = components(pixels)[kept]
     # |a - b|² = 2 - 2 ab for vectors of length 1; rounding must not cost an image.
     radius = float(np.sqrt(max(0.0, 2 - 2 * least))) + 1e-3
     neighbours = min(NEIGHBOURS + 1, len(kept))
@@ -107,7 +116,7 @@ def near_duplicates(images: Compared, least: float, left_out: set[int]) -> list[
     row, column = np.nonzero(near < len(kept))
     a, b = kept[row], kept[near[row, column]]
     a, b = np.maximum(a, b)[a != b], np.minimum(a, b)[a != b]  # either may be the other's neighbour alone
-    correlation = np.einsum("nd,nd->n", images.pixels[a], images.pixels[b])
+    correlation = np.einsum("nd,nd->n", pixels[a], pixels[b])
     best: dict[int, tuple[float, int]] = {}
     for i, twin, value in zip(a.tolist(), b.tolist(), correlation.tolist(), strict=True):
         if value >= least and value > best.get(i, (0.0, 0))[0]:
@@ -115,14 +124,14 @@ def near_duplicates(images: Compared, least: float, left_out: set[int]) -> list[
     return [Suspect(i, NEAR, *best[i]) for i in sorted(best, key=lambda i: -best[i][0])]
 
 
-def outliers(images: Compared, target: np.ndarray, most: int, left_out: set[int]) -> list[Suspect]:
+def outliers(places: np.ndarray, target: np.ndarray, most: int, left_out: set[int]) -> list[Suspect]:
     """Of each class at most `most` images that lie apart from the others of their class, the farthest first.
 
-    Measured by scikit-learn's local outlier factor (Breunig et al., SIGMOD 2000) of the components: how much sparser
-    an image's neighbourhood is than those of its neighbours; about 1 for an image among its like.
+    Measured by scikit-learn's local outlier factor (Breunig et al., SIGMOD 2000): how much sparser an image's
+    neighbourhood is than those of its neighbours; about 1 for an image among its like.
 
     Args:
-        images: all.
+        places: (N, K), the images' components.
         target: (N,), classes.
         most: images of each class.
         left_out: positions of images that are not looked at.
@@ -133,14 +142,14 @@ def outliers(images: Compared, target: np.ndarray, most: int, left_out: set[int]
         own = np.flatnonzero((target == label) & usable)
         if len(own) <= DENSITY_NEIGHBOURS:  # too few to say what is usual
             continue
-        factor = -LocalOutlierFactor(DENSITY_NEIGHBOURS).fit(images.components[own]).negative_outlier_factor_
+        factor = -LocalOutlierFactor(DENSITY_NEIGHBOURS).fit(places[own]).negative_outlier_factor_
         worst = np.argsort(-factor, kind="stable")[:most]
         found += [Suspect(int(own[i]), OUTLIER, float(factor[i])) for i in worst if factor[i] > LEAST_FACTOR]
     return sorted(found, key=lambda one: -(one.value or 0))
 
 
-def suspects(images: np.ndarray, target: np.ndarray, near: float, most: int) -> tuple[list[Suspect], Compared]:
-    """All images that look wrong, by reason, and what they were compared as.
+def suspects(images: np.ndarray, target: np.ndarray, near: float, most: int) -> tuple[list[Suspect], np.ndarray]:
+    """All images that look wrong, by reason, and the components (N, K) of all.
 
     Args:
         images: (N, C, H, W), uint8.
@@ -148,8 +157,10 @@ def suspects(images: np.ndarray, target: np.ndarray, near: float, most: int) -> 
         near: correlation from which two images are near-duplicates; 1: none are.
         most: outliers of each class at most.
     """
-    seen = compared(images)
-    found = [*blanks(images), *duplicates(images)]
+    pixels = flattened(images)
+    places = components(pixels)
+    found = blanks(images)
+    found += duplicates(images, {one.position for one in found})
     left_out = {one.position for one in found}
-    found += near_duplicates(seen, near, left_out) if near < 1 else []
-    return [*found, *outliers(seen, target, most, left_out)], seen
+    found += near_duplicates(pixels, near, left_out) if near < 1 else []
+    return [*found, *outliers(places, target, most, left_out)], places

@@ -1,7 +1,7 @@
 """What a data set is: where its images come from, and all that has to be known of them. Imports no torch."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -48,6 +48,7 @@ class DataSet:
     own_root: ClassVar[bool] = False  # whether `root` is a folder of the user's, and not the one for all data sets
     subsets: ClassVar[tuple[str, ...]] = ()
     has_test_images: ClassVar[bool] = True  # official ones; else `test` is cut from the rest
+    corrected: ClassVar[Mapping[int, int]] = {}  # of test images with a wrong label: their place, the right class
     within: ClassVar[tuple[str, ...]] = ()  # data sets whose training images include all of its images
     stand_in: ClassVar[str | None] = None  # what to load in its place where its files cannot be had
 

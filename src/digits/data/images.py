@@ -23,7 +23,7 @@ class TensorImages(Dataset):
     files: np.ndarray | None = None
 
     def __init__(
-        self, images: Tensor, target: Tensor, index: Tensor | None = None, files: np.ndarray | None = None
+        self, images: Tensor, target: Tensor, index: Tensor | None = None, *, files: np.ndarray | None = None
     ) -> None:
         self.images = images
         self.target = target
@@ -43,7 +43,7 @@ class TensorImages(Dataset):
 
     def subset(self, indices: np.ndarray) -> "TensorImages":
         files = None if self.files is None else self.files[indices]
-        return TensorImages(*self.__getitems__(indices), self.index[torch.as_tensor(indices)], files)
+        return TensorImages(*self.__getitems__(indices), self.index[torch.as_tensor(indices)], files=files)
 
 
 class Loaded(NamedTuple):

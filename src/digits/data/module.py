@@ -1,6 +1,7 @@
 """The data module: from a data set's arrays to splits, and to normalised, augmented batches on the device."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,11 @@ class DigitsDataModule(L.LightningDataModule):
         return f"{self.name} (folds={folds}, fold={fold})" if folds else self.name
 
     @property
+    def corrected(self) -> Mapping[int, int]:
+        """The right classes of test images whose label is known to be wrong, by the images' place; else empty."""
+        return {} if self.options.folds else self.data_set.corrected
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data, as plain types: see `TrainedData`. Known after `setup`."""
         seen = torch.cat([self.splits.train.images, self.splits.val.images]) if self.data_set.own_root else None
@@ -208,7 +214,7 @@ class DigitsDataModule(L.LightningDataModule):
         added = torch.from_numpy(images), torch.from_numpy(target), torch.full((count,), -1)  # in no data set's order
         parts = zip((train.images, train.target, train.index), added, strict=True)
         files = None if train.files is None else np.concatenate([train.files, np.full(count, "")])
-        return TensorImages(*(torch.cat(part) for part in parts), files)
+        return TensorImages(*(torch.cat(part) for part in parts), files=files)
 
     def _fall_back(self, reason: MissingFileError) -> None:
         stand_in = self.data_set.stand_in

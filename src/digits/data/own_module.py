@@ -89,6 +89,7 @@ class OwnDataModule(L.LightningDataModule):
         self.in_channels = 0
         self.image_size: int | None = None
         self.fingerprint = ""
+        self.corrected: Mapping[int, int] = {}
 
     @property
     def trainer(self) -> Any:  # Lightning sets it, and the module is to see it too
