@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, recall_score
 
-from digits.analysis import confident_mistakes, misclassification
+from digits.analysis import Corrected, by_corrected_labels, confident_mistakes, misclassification
 
 NAMES = ["a", "b", "c"]
 #          a  b  c
@@ -45,3 +45,10 @@ def test_mistakes_are_sorted_by_confidence() -> None:
     assert found.target.tolist() == [0, 2, 1]
     assert found.pred.tolist() == [2, 1, 0]
     assert found.probability.tolist() == pytest.approx([0.8, 0.7, 0.6])
+
+
+def test_accuracy_by_corrected_labels_by_hand() -> None:
+    target, pred, index = np.array([3, 5, 5, 1]), np.array([3, 3, 6, 1]), np.array([10, 11, 12, 13])
+    right = {11: 3, 13: 7, 99: 0}  # one of them is answered as corrected, one as given, one is not among the tested
+    assert by_corrected_labels(pred, target, index, right) == Corrected(labels=2, errors=2, total=4, acc=0.5)
+    assert by_corrected_labels(pred, target, index, {99: 0}) is None

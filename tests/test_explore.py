@@ -45,10 +45,10 @@ def test_a_folder_of_images(command: Command, folder: Path) -> None:
     pair = [rows[name] for name in ("other.png", "1.png") if name in rows and rows[name]["reason"] == "duplicate"]
     assert len(pair) == 1
     assert pair[0]["class"] != pair[0]["twin_class"]
-    assert "1 test images are training or validation images: " in outcome.out
+    assert "test images that are training or validation images too: 1 (" in outcome.out
     assert "leak.png = " in outcome.out
-    assert "1 equal images have different labels" in outcome.out
-    assert "1 files cannot be read: " in outcome.out
+    assert "equal images with different labels: 1 (" in outcome.out
+    assert "files that cannot be read: 1 (" in outcome.out
     assert outcome.record["suspicious"]["duplicate"] == 2
     assert outcome.record["test_images_in_training"]["duplicate"] == 1
     names = {"class_distribution", "map", "mean_images", "sample_images", "suspicious"}

@@ -193,16 +193,16 @@ def _leaks(everything: Everything, found: "Sequence[Suspect]", reason: str) -> "
 def _warnings(
     everything: Everything, found: "Sequence[Suspect]", leaks: "dict[str, list[Suspect]]", broken: dict[Path, str]
 ) -> Iterator[str]:
-    for reason, how in (("duplicate", "are"), ("near-duplicate", "are nearly")):
+    for reason, how in (("duplicate", ""), ("near-duplicate", "nearly ")):
         if pairs := leaks[reason]:
             names = [f"{everything.named(one.position)} = {everything.named(one.twin or 0)}" for one in pairs]
-            yield f"{len(pairs)} test images {how} training or validation images: {_some(names)}"
+            yield f"test images that are {how}training or validation images too: {len(pairs)} ({_some(names)})"
     pairs = [one for one in found if one.twin is not None and one.reason == "duplicate"]
     if torn := [one for one in pairs if everything.target[one.position] != everything.target[one.twin]]:
         names = [f"{everything.named(one.position)} = {everything.named(one.twin or 0)}" for one in torn]
-        yield f"{len(torn)} equal images have different labels: {_some(names)}"
+        yield f"equal images with different labels: {len(torn)} ({_some(names)})"
     if broken:
-        yield f"{len(broken)} files cannot be read: {_some([*broken.values()])}"
+        yield f"files that cannot be read: {len(broken)} ({_some([*broken.values()])})"
 
 
 def _some(names: Sequence[str]) -> str:
