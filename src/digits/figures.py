@@ -337,7 +337,9 @@ def examples(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], title: str) -
     for row, (name, images) in enumerate(rows):
         for axes, (label, image) in zip(cells[row * columns :], images.items(), strict=False):
             _show(axes, image, label, fontsize=9)
-        cells[row * columns].text(-0.08, 0.5, name, transform=cells[row * columns].transAxes, rotation=90, va="center")
+        cells[row * columns].text(
+            -0.08, 0.5, name, transform=cells[row * columns].transAxes, rotation=90, va="center", ha="right"
+        )
     return figure
 
 
