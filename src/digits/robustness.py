@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from digits.runs.run import Run
 
 VALUES_AT_A_TIME = 400_000  # of pixels: 510 grey images of 28×28
+IN_CACHE = 64  # images whose feature maps stay in a processor's cache: twice as fast as 500
 CLEAN, CORRUPTED, CURVE, OTHER = "clean", "corruption", "curve", "other data"
 MEAN = "mean"
 IN_FIGURE = (CLEAN, CORRUPTED)
@@ -149,7 +150,12 @@ def answers_of(checkpoint: "Checkpoint", device: str) -> "Answers":
     from digits.pictures.reader import torch_classifier
 
     network = checkpoint.network().to(memory_format=torch.channels_last)
-    return torch_classifier(network, checkpoint.facts, device).logits
+    logits = torch_classifier(network, checkpoint.facts, device).logits
+    if device != "cpu":
+        return logits
+    return lambda images: np.concatenate(
+        [logits(part) for part in np.split(images, range(IN_CACHE, len(images), IN_CACHE))]
+    )
 
 
 def drawn(images: "TensorImages", count: int | None, seed: int) -> "TensorImages":
@@ -241,8 +247,7 @@ def table(conditions: Sequence[Condition], accuracies: np.ndarray, title: str) -
 
     names, clean = letters(accuracies.shape[1]), accuracies[0]
     count = len(conditions[0].images)
-    made = Table("", "images", box=box.SIMPLE_HEAD, title_justify="left")
-    made.title = f"{title}: {count:,} test images, corrupted MNIST-C style"
+    made = Table("", "images", box=box.SIMPLE_HEAD)
     made.columns[1].justify = "right"
     for name in names:
         made.add_column("accuracy" if len(names) == 1 else name, justify="right")
@@ -260,7 +265,8 @@ def table(conditions: Sequence[Condition], accuracies: np.ndarray, title: str) -
             fifteen = sum(one.kind == CORRUPTED for one in conditions)
             add(f"mean of the {fifteen}", count, mean_corrupted(conditions, accuracies))
         made.add_section()
-    return as_text(made, width=max(100, 40 + 22 * len(names)))
+    head = f"{title}: {count:,} test images, corrupted MNIST-C style"
+    return f"{head}\n{as_text(made, width=max(100, 40 + 22 * len(names)))}"
 
 
 def record(run: "Run", conditions: Sequence[Condition], accuracies: np.ndarray, paths: Sequence[str]) -> None:
