@@ -96,6 +96,8 @@ def main(cfg: DictConfig, run: "Run") -> None:
     from digits import build, hardware
     from digits.checkpoints import open_all
     from digits.corruptions import dark_ground
+    from digits.data.restore import root_of
+    from digits.data.settings import TrainedData
     from digits.other_data import other_images
 
     build.quiet_libraries()
@@ -106,7 +108,8 @@ def main(cfg: DictConfig, run: "Run") -> None:
     data = checkpoints[0].data(root=settings.data.root and str(settings.data.root))
     tested = data.splits.test
     _check_size(data.title, tested)
-    root = settings.data.root or Path(os.environ.get("DIGITS_DATA") or data.root or "data")
+    kept = TrainedData.model_validate(checkpoints[0].settings["data"])
+    root = settings.data.root or Path(root_of(kept, "mnist") or "data")  # where the project's data sets are
     others = {name: other_images(name, checkpoints[0].facts, root) for name in settings.others}
     run.save_config(cfg)
 
