@@ -62,7 +62,7 @@ MEASURED = {
     "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--seeds", "1", "--epochs", "1"],
 }
 # A command of these runs in the test's process, without the seconds of imports; others start processes themselves.
-IN_PLACE = "predict|explain|export|explore|label_errors"
+IN_PLACE = "predict|explain|export|explore|label_errors|robustness"
 HERE = re.compile(rf"python (?:(train|eval)\.py|-m (digits\.(?:{IN_PLACE})))((?: [^$]+)?)")
 APART = ("--help", "trainer=ddp", "hydra/launcher=")
 CI = (PROJECT / ".ci" / "run").read_text()

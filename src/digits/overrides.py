@@ -41,7 +41,7 @@ SLURM_LAUNCHERS = ("slurm", "submitit_slurm")
 # What somebody may have meant by an argument that is no override.
 EXAMPLES = {
     **dict.fromkeys(("predict", "explain"), "images={}"),
-    **dict.fromkeys(("eval", "export", "demo", "label_errors"), "ckpt_path={}"),
+    **dict.fromkeys(("eval", "export", "demo", "label_errors", "robustness"), "ckpt_path={}"),
     "explore": "data={}",
 }
 NAME = re.compile(r"[\w.+-]{1,60}")  # of a run: it becomes part of its folder's
