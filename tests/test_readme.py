@@ -25,7 +25,7 @@ from PIL import Image
 from digits.overrides import CONFIGS, check_arguments
 
 # In the order in which a reader meets them, and in which their commands run: some build on the ones before them.
-PAGES = ("README.md", "docs/pictures.md", "docs/runs.md", "docs/data.md", "docs/measurements.md")
+PAGES = ("README.md", "docs/pictures.md", "docs/runs.md", "docs/data.md", "docs/trust.md", "docs/measurements.md")
 TEXTS = {page: (PROJECT / page).read_text() for page in PAGES}
 LINKING = (*PAGES, "docs/extending.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 

@@ -1,9 +1,7 @@
 """A page to draw on:  python -m digits.demo ckpt_path=logs/train/runs/<run>/checkpoints/best.ckpt"""
 
 import asyncio
-import base64
 import errno
-import io
 import logging
 import mimetypes
 import socket
@@ -31,11 +29,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from digits.command import command
 from digits.errors import UserError
+from digits.pictures.encode import data_url
 from digits.validation import FilePath, Settings, Trust, read_settings
 
 if TYPE_CHECKING:
     import uvicorn
-    from PIL import Image
 
     from digits.pictures.reader import ImageClassifier, Mode, Prediction
 
@@ -299,13 +297,6 @@ def describe(mark: "Prediction") -> dict[str, Any]:
         "separator": mark.separator,
         "line": mark.line,
     }
-
-
-def data_url(picture: "Image.Image", kind: str) -> str:
-    """A picture as a PNG or a JPEG in a data URL."""
-    file = io.BytesIO()
-    picture.save(file, kind)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def with_headers(app: ASGIApp) -> ASGIApp:

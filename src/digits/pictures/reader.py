@@ -11,6 +11,7 @@ from scipy.special import expit
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
+from digits.pictures.encode import as_picture
 from digits.pictures.normal_form import NOTHING, Found, NothingFoundError, area, find_images
 from digits.targets import packages
 
@@ -64,9 +65,7 @@ class Prediction:
     @property
     def picture(self) -> "Image.Image":
         """What the network saw, as a Pillow image."""
-        from PIL import Image
-
-        return Image.fromarray(self.image[0] if len(self.image) == 1 else self.image.transpose(1, 2, 0))
+        return as_picture(self.image)
 
     def __str__(self) -> str:
         runner_up = f"; or {self.runner_up}, {self.runner_up_probability:.1%}" if self.runner_up else ""
