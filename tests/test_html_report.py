@@ -37,7 +37,7 @@ def answers(target: np.ndarray, classes: int, right: float, seed: int = 0) -> np
     return torch.from_numpy(logits).softmax(dim=1).numpy()
 
 
-def tested_run(
+def run_of(
     folder: Path, images: torch.Tensor, target: np.ndarray, stated: dict[str, np.ndarray], names: Sequence[str]
 ) -> tuple[SimpleNamespace, Answered]:
     """A run whose record has what a test leaves, and its answers."""
@@ -65,7 +65,7 @@ def digits(sample: DigitsDataModule, tmp_path: Path) -> tuple[SimpleNamespace, A
     target = test.target.numpy()
     calibrated = answers(target, 10, 0.9)
     trained = torch.from_numpy(calibrated).log().mul(2).softmax(dim=1).numpy()
-    return tested_run(tmp_path, test.images, target, {"as trained": trained, "calibrated": calibrated}, DIGITS)
+    return run_of(tmp_path, test.images, target, {"as trained": trained, "calibrated": calibrated}, DIGITS)
 
 
 def rows(html: str, table: str) -> list[list[str]]:
@@ -112,7 +112,7 @@ def test_a_cell_shows_its_images(digits: tuple[SimpleNamespace, Answered]) -> No
 def test_it_says_how_many_are_not_shown(sample: DigitsDataModule, tmp_path: Path) -> None:
     test = sample.splits.test
     target = np.zeros(500, int)
-    html = made(*tested_run(tmp_path, test.images, target, {"as trained": answers(target, 2, 0.5)}, ["a", "b"]))
+    html = made(*run_of(tmp_path, test.images, target, {"as trained": answers(target, 2, 0.5)}, ["a", "b"]))
     wrong = int((answers(target, 2, 0.5).argmax(axis=1) == 1).sum())
     assert f"first 24 of {wrong}" in html
     assert f"the least sure 8 of {500 - wrong}" in html
@@ -122,7 +122,7 @@ def test_it_says_how_many_are_not_shown(sample: DigitsDataModule, tmp_path: Path
 def test_no_mistakes(sample: DigitsDataModule, tmp_path: Path) -> None:
     test = sample.splits.test
     html = made(
-        *tested_run(tmp_path, test.images, test.target.numpy(), {"as trained": np.eye(10)[test.target.numpy()]}, DIGITS)
+        *run_of(tmp_path, test.images, test.target.numpy(), {"as trained": np.eye(10)[test.target.numpy()]}, DIGITS)
     )
     assert "<p>None.</p>" in html
     assert "<strong>0</strong> of 500 are misread" in html
@@ -133,12 +133,12 @@ def test_hundred_classes_in_colour_stay_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (2000, 3, 96, 96)).astype(np.uint8))
     names, target = [f"{EVIL} & long name {i}" for i in range(100)], rng.integers(0, 100, 2000)
-    html = made(*tested_run(tmp_path, images, target, {"as trained": answers(target, 100, 0.3)}, names))
+    html = made(*run_of(tmp_path, images, target, {"as trained": answers(target, 100, 0.3)}, names))
     assert len(html.encode()) < 2e6
     assert EVIL not in html
     assert html.count("<script") == 1
     more = [f"{i}" for i in range(101)]
-    html = made(*tested_run(tmp_path, images, target, {"as trained": answers(target, 101, 0.3)}, more))
+    html = made(*run_of(tmp_path, images, target, {"as trained": answers(target, 101, 0.3)}, more))
     assert "More than 100 classes" in html
 
 
@@ -198,7 +198,7 @@ def browser() -> Iterator:
 def report(digits: tuple[SimpleNamespace, Answered]) -> Path:
     run, tested = digits
     names = [*DIGITS[:8], EVIL, 'nine & <b>"more"</b>']
-    run, tested = tested_run(run.folder, tested.images, tested.target, dict(tested.stated), names)
+    run, tested = run_of(run.folder, tested.images, tested.target, dict(tested.stated), names)
     (run.folder / "metrics.csv").write_text("epoch,train/loss,val/loss\n1,0.5,0.6\n2,0.3,0.5\n")
     (run.folder / "report.html").write_text(made(run, tested))
     return run.folder / "report.html"

@@ -113,10 +113,12 @@ class ImageClassifier:
         logits: maps pixels, uint8 of shape (N, C, H, W), to logits (N, num_classes).
         facts: about the network.
         gate: maps the same to the logits (N,) of being one of the classes at all; None: it cannot say no.
+        model: PyTorch's, from pixels in 0..255 to logits, for whoever needs gradients; None: there are none.
     """
 
-    def __init__(self, logits: Answers, facts: ModelFacts, gate: Answers | None = None) -> None:
+    def __init__(self, logits: Answers, facts: ModelFacts, gate: Answers | None = None, model: Any = None) -> None:
         self.logits = logits
+        self.model = model
         self.facts = facts
         self.gate = gate
         self.form = facts.form
@@ -349,7 +351,7 @@ def torch_classifier(network: Any, facts: ModelFacts, device: str = "cpu", gate:
         return answers
 
     raw = RawPixels(network, facts.mean, facts.std)
-    return ImageClassifier(answers_of(raw), facts, None if gate is None else answers_of(gate))
+    return ImageClassifier(answers_of(raw), facts, None if gate is None else answers_of(gate), raw)
 
 
 def onnx_classifier(model: bytes | Path) -> ImageClassifier:
