@@ -608,7 +608,7 @@ def test_explanation_is_of_the_networks_image(
     given = client.ask("POST", f"/explain?label={mark['label']}", seen)
     assert given.status == 200
     shown = np.asarray(decoded(given.json["image"])[1]).astype(int)  # (28, 28, 3)
-    pixels = np.asarray(Image.open(io.BytesIO(seen)))
+    pixels = np.array(Image.open(io.BytesIO(seen)))
     weights = attribution(classifier.model, pixels[None], int(mark["label"]))
     red, blue = (weights > 0.1 * np.abs(weights).max()), (weights < -0.1 * np.abs(weights).max())
     assert (shown[red, 0] > shown[red, 2]).all()

@@ -130,8 +130,9 @@ def test_colours_are_shown_as_such() -> None:
     assert layers.sees_colours("features.0")
     assert not layers.sees_colours("features.3")
     figure = figures.filters(layers.filters["features.0"], "Filters", colours=True)
-    assert figure.axes[0].images[0].get_array()[1, 1] == pytest.approx([1, 0.5, 0.5])
-    assert figure.axes[1].images[0].get_array()[1, 1] == pytest.approx([0.5, 0.5, 0.5])
+    red, none = (axes.images[0].get_array()[1, 1].tolist() for axes in figure.axes[:2])
+    assert red == pytest.approx([1, 0.5, 0.5])
+    assert none == pytest.approx([0.5, 0.5, 0.5])
 
 
 @pytest.mark.parametrize(
