@@ -62,7 +62,7 @@ MEASURED = {
     "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--seeds", "1", "--epochs", "1"],
 }
 # A command of these runs in the test's process, without the seconds of imports; others start processes themselves.
-HERE = re.compile(r"python (?:(train|eval)\.py|-m (digits\.(?:predict|explain|export)))((?: [^$]+)?)")
+HERE = re.compile(r"python (?:(train|eval)\.py|-m (digits\.(?:predict|explain|export|robustness)))((?: [^$]+)?)")
 APART = ("--help", "trainer=ddp", "hydra/launcher=")
 CI = (PROJECT / ".ci" / "run").read_text()
 
@@ -138,7 +138,9 @@ def shown_commands() -> list[tuple[str, str]]:
     """The config and the overrides of each Hydra command in the pages, those that are not run included."""
     spans = [span for text in TEXTS.values() for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)]
     lines = [line for text in TEXTS.values() for language in ("bash", "") for line in commands_in(text, language)]
-    script = re.compile(r"(?:^|.* )(?:(train|eval)\.py|python -m digits\.(predict|explain|export|demo))(?: (.*))?$")
+    script = re.compile(
+        r"(?:^|.* )(?:(train|eval)\.py|python -m digits\.(predict|explain|export|demo|robustness))(?: (.*))?$"
+    )
     entries = [
         script.match(line)
         for line in dict.fromkeys([*lines, *spans])

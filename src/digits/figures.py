@@ -323,6 +323,52 @@ def explanation(
     return figure
 
 
+def examples(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], title: str) -> Figure:
+    """Shows images (C, H, W), grey or RGB in [0, 255], in rows: each row under its name, each image under its label.
+
+    Args:
+        rows: a name, which may be empty, and the images by their labels.
+        title: of the figure.
+    """
+    columns = max(len(images) for _, images in rows)
+    height = max(image.shape[1] / image.shape[2] for _, images in rows for image in images.values())
+    figure = Figure(figsize=(1.25 * columns, (1.15 * height + 0.35) * len(rows) + 0.5), layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    cells = _grid(figure, len(rows), columns)
+    for row, (name, images) in enumerate(rows):
+        for axes, (label, image) in zip(cells[row * columns :], images.items(), strict=False):
+            _show(axes, image, label, fontsize=9)
+        cells[row * columns].text(
+            -0.08, 0.5, name, transform=cells[row * columns].transAxes, rotation=90, va="center", ha="right"
+        )
+    return figure
+
+
+def strengths(panels: Mapping[str, Sequence[tuple[float, np.ndarray]]], names: Sequence[str], title: str) -> Figure:
+    """Draws accuracies over the strength of a change, a panel for each, a line for each network.
+
+    Args:
+        panels: by the label of the axis, strengths that rise, each with the accuracies (networks,).
+        names: of the networks.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(3.4 * len(panels), 3.6), layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    cells = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (label, points) in zip(cells, panels.items(), strict=True):
+        strength, accuracies = zip(*points, strict=True)
+        for i, (name, values) in enumerate(zip(names, np.transpose(accuracies), strict=True)):
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": "osD^v"[i % 5], "linestyle": ("-", "--", ":")[i % 3]}
+            axes.plot(strength, values, **look, markersize=4, label=name)
+        axes.set(xlabel=label, ylim=(-0.02, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        axes.grid(alpha=0.3)
+        sns.despine(ax=axes)
+    cells[0].set_ylabel("accuracy")
+    if len(names) > 1:
+        cells[0].legend()
+
+
 def filters(weights: np.ndarray, title: str, colours: bool = False) -> Figure:
     """Shows a convolution's filters on one scale.
 
@@ -381,4 +427,6 @@ def feature_maps(image: np.ndarray, maps: np.ndarray, title: str) -> Figure:
     for axes, one in zip(cells, shown, strict=False):
         drawn = axes.imshow(one, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
     right.colorbar(drawn, ax=cells, shrink=0.75, aspect=40)
-    return figure
+
+
+return figure

@@ -41,7 +41,7 @@ SLURM_LAUNCHERS = ("slurm", "submitit_slurm")
 # What somebody may have meant by an argument that is no override.
 EXAMPLES = {
     **dict.fromkeys(("predict", "explain"), "images={}"),
-    **dict.fromkeys(("eval", "export", "demo"), "ckpt_path={}"),
+    **dict.fromkeys(("eval", "export", "demo", "robustness"), "ckpt_path={}"),
 }
 NAME = re.compile(r"[\w.+-]{1,60}")  # of a run: it becomes part of its folder's
 FLAGS_WITH_VALUES = (

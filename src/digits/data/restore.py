@@ -53,7 +53,7 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
     if same and kept.module is not None:
         return _restore_module(kept, kept.module, asked)
     settings = kept.model_dump(include=DataSettings.model_fields.keys() - ({} if same else SPLIT_SETTINGS))
-    settings["root"] = _root(kept, dataset)
+    settings["root"] = root_of(kept, dataset)
     kept_apart, problem = TEST_SPLIT if same else {"folds"}, ""
     others = {name: value for name, value in asked.items() if name not in kept_apart}
     data = DigitsDataModule(**{"offline_fallback": False, **settings, **others})
@@ -179,7 +179,7 @@ def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
                 )
 
 
-def _root(kept: TrainedData, dataset: str) -> str | None:
+def root_of(kept: TrainedData, dataset: str) -> str | None:
     """Where to look for the data, if nothing else is said."""
     if named(dataset).own_root:
         return kept.root if kept.dataset == dataset else None

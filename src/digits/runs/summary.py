@@ -382,7 +382,7 @@ def _jobs_below(path: Path) -> Iterator[Job]:
     for file in path.rglob(RECORD):
         run = Run(file.parent)
         command = run.facts.get("command") or ["train.py"]
-        if command[0] not in ("eval.py", "explain.py"):
+        if command[0] not in ("eval.py", "explain.py", "robustness.py"):
             yield Job(run, str(run.folder))
 
 
