@@ -367,6 +367,7 @@ def strengths(panels: Mapping[str, Sequence[tuple[float, np.ndarray]]], names: S
     cells[0].set_ylabel("accuracy")
     if len(names) > 1:
         cells[0].legend()
+    return figure
 
 
 def filters(weights: np.ndarray, title: str, colours: bool = False) -> Figure:
@@ -427,6 +428,4 @@ def feature_maps(image: np.ndarray, maps: np.ndarray, title: str) -> Figure:
     for axes, one in zip(cells, shown, strict=False):
         drawn = axes.imshow(one, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
     right.colorbar(drawn, ax=cells, shrink=0.75, aspect=40)
-
-
-return figure
+    return figure
