@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, recall_score
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
-from digits.analysis import Corrected, by_corrected_labels, confident_mistakes, misclassification
+from digits.analysis import Corrected, by_class, by_corrected_labels, confident_mistakes, misclassification
 
 NAMES = ["a", "b", "c"]
 #          a  b  c
@@ -20,6 +20,16 @@ def test_by_hand() -> None:
     assert [row["rate"] for row in found.per_class] == [0.2, 0.1, 0.5]
     assert found.most_missed == ["c", "a"]
     assert [tuple(pair.values()) for pair in found.confusions] == [("c", "a", 5), ("a", "b", 2), ("b", "a", 1)]
+
+
+def test_by_class_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    target, pred = rng.integers(0, 3, 500), rng.integers(0, 3, 500)
+    *expected, _ = precision_recall_fscore_support(target, pred)
+    both = np.stack([confusion_matrix(target, pred), np.zeros((3, 3), int)])  # an empty class has 0
+    found = by_class(both)
+    for name, values in zip(("precision", "recall", "f1"), expected, strict=True):
+        np.testing.assert_allclose(found[name], [values, [0, 0, 0]])
 
 
 def test_rate_is_one_minus_scikit_learns_recall() -> None:

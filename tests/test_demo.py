@@ -29,6 +29,7 @@ from starlette.applications import Starlette
 from digits import demo
 from digits.checkpoints import Checkpoint
 from digits.data import DigitsDataModule
+from digits.explain import attribution
 from digits.networks import CNN
 from digits.pictures.reader import ImageClassifier, Reading, load_classifier
 
@@ -594,3 +595,48 @@ def test_opens_the_browser(
     assert outcome.code == 0, outcome.err
     [url] = opened
     assert f"open {url} " in outcome.out
+
+
+# Why: what speaks for an answer
+
+
+def test_explanation_is_of_the_networks_image(
+    client: Client, classifier: ImageClassifier, picture: bytes, sample: DigitsDataModule
+) -> None:
+    mark = client.one(picture)
+    seen = base64.b64decode(mark["image"].partition(",")[2])
+    given = client.ask("POST", f"/explain?label={mark['label']}", seen)
+    assert given.status == 200
+    shown = np.asarray(decoded(given.json["image"])[1]).astype(int)  # (28, 28, 3)
+    pixels = np.array(Image.open(io.BytesIO(seen)))
+    weights = attribution(classifier.model, pixels[None], int(mark["label"]))
+    red, blue = (weights > 0.1 * np.abs(weights).max()), (weights < -0.1 * np.abs(weights).max())
+    assert (shown[red, 0] > shown[red, 2]).all()
+    assert (shown[blue, 0] < shown[blue, 2]).all()
+    assert (shown[weights == 0].std(axis=1) == 0).all()  # grey
+    assert client.get("/model").json["explains"]
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "message"),
+    [
+        ("", "{picture}", "label=: no class of mnist5k"),
+        ("?label=ten", "{picture}", "label=ten: no class of mnist5k"),
+        ("?label=3", "{picture}", "an image of 28×28 pixels is needed"),
+        ("?label=3", "none", "picture"),
+    ],
+)
+def test_what_cannot_be_explained(client: Client, picture: bytes, query: str, body: str, message: str) -> None:
+    answer = client.ask("POST", f"/explain{query}", picture if body == "{picture}" else body.encode())
+    assert answer.status == 422
+    assert message in answer.json["message"]
+
+
+def test_explanations_are_not_for_other_sites(client: Client, picture: bytes) -> None:
+    assert client.ask("POST", "/explain?label=3", picture, origin="http://evil.example").status == 403
+
+
+def test_without_gradients_there_is_no_explanation(exported: Path, picture: bytes) -> None:
+    with serving(demo.application(load_classifier(exported), "best.onnx")) as client:
+        assert client.get("/model").json["explains"] is False
+        assert client.ask("POST", "/explain?label=3", picture).status == 404

@@ -534,6 +534,42 @@ def test_by_keyboard(visit: Visit, five: np.ndarray) -> None:
     assert pen.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
 
 
+def test_why_is_answered_beside_the_answer_once_asked(visit: Visit) -> None:
+    page = visit.page
+    expect(page.locator("#ask")).to_be_hidden()
+    visit.draw("7")
+    expect(visit.labels).to_have_text(["7"])
+    visit.wait_for_the_last_answer()
+    assert not [url for url in visit.requests if "explain" in url]  # nothing is computed unasked
+    page.get_by_role("button", name="Why 7?").click()
+    expect(page.locator("#why figcaption")).to_have_text("Red speaks for 7, blue against it.")
+    assert np.asarray(decoded(page.locator("#why img").get_attribute("src"))[1]).shape == (28, 28, 3)
+    expect(page.locator("#ask")).to_be_hidden()
+    visit.draw("1", left=0.6, size=0.8)  # another answer: what is shown of the first would be wrong
+    expect(visit.labels).to_have_text(["7", "1"])
+    visit.wait_for_the_last_answer()
+    expect(page.locator("#why")).to_be_hidden()
+    page.locator(".reading").nth(1).click()
+    page.get_by_role("button", name="Why 1?").click()
+    expect(page.locator("#why figcaption")).to_have_text("Red speaks for 1, blue against it.")
+    page.locator(".reading").nth(0).click()
+    expect(page.locator("#why")).to_be_hidden()
+    expect(page.get_by_role("button", name="Why 7?")).to_be_visible()
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#ask")).to_be_hidden()
+
+
+def test_why_is_not_offered_without_gradients(browser, classifier: ImageClassifier) -> None:
+    without = ImageClassifier(classifier.logits, classifier.facts)
+    with serving(demo.application(without, "best.onnx")) as client:
+        visit = Visit(browser, f"http://127.0.0.1:{client.port}/")
+        visit.draw("7")
+        expect(visit.labels).to_have_text(["7"])
+        visit.wait_for_the_last_answer()
+        expect(visit.page.locator("#ask")).to_be_hidden()
+        visit.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_by_finger_on_a_telephone(browser, url: str, scheme: str) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "color_scheme": scheme}

@@ -51,6 +51,21 @@ def misclassification(
     )
 
 
+def by_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 of each class, (..., num_classes), by name; 0 where there is nothing to divide by.
+
+    Args:
+        confusion: counts (..., num_classes, num_classes): row target, column prediction.
+    """
+    hits = confusion.diagonal(axis1=-2, axis2=-1)
+    target, pred = confusion.sum(axis=-1), confusion.sum(axis=-2)  # images and predictions of each class
+    return {
+        "precision": hits / np.maximum(pred, 1),
+        "recall": hits / np.maximum(target, 1),
+        "f1": 2 * hits / np.maximum(target + pred, 1),
+    }
+
+
 @dataclass(frozen=True)
 class Corrected:
     """A test against labels some of which were corrected; JSON-ready through `dataclasses.asdict`.

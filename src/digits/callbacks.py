@@ -21,9 +21,11 @@ from digits.analysis import Mistakes, by_corrected_labels, confident_mistakes, m
 from digits.atomic import atomic_write
 from digits.classifier import Classifier
 from digits.data.module import data_of
+from digits.html_report import Answered, html_report
 from digits.loggers import log_picture
 from digits.metrics import plain
 from digits.rejection import known_logits
+from digits.resized import inner
 from digits.runs.checkpointing import best_checkpoint
 from digits.runs.model_card import model_card
 from digits.runs.processes import from_each_process
@@ -201,9 +203,10 @@ class DataFigures(Callback):
 class TestReport(Callback):
     """Reports a test: the text, the confusion matrix and the most confident mistakes, drawn and listed.
 
-    Writes `confusion_matrix.png`, `reliability.png`, `misclassified.png` if there are mistakes, `misclassified.csv`
-    and `predictions.npz`: `index` of each image in the data set, `target` and `probabilities` (N, num_classes), the
-    softmax of the network's logits; all else states calibrated ones. The figures go into the run's record.
+    Writes `confusion_matrix.png`, `reliability.png`, `misclassified.png` if there are mistakes, `report.html`,
+    `misclassified.csv` and `predictions.npz`: `index` of each image in the data set, `target` and `probabilities`
+    (N, num_classes), the softmax of the network's logits; all else states calibrated ones. The figures go into the
+    run's record.
 
     Args:
         run: the run.
@@ -251,7 +254,8 @@ class TestReport(Callback):
 
         with atomic_write(self.run.folder / "predictions.npz") as part:
             np.savez_compressed(part, index=index, target=target.numpy(), probabilities=logits.softmax(dim=1).numpy())
-        wrong = confident_mistakes(self._confidence(trainer, pl_module, logits, target), target.numpy())
+        stated = self._confidence(trainer, pl_module, logits, target)
+        wrong = confident_mistakes([*stated.values()][-1], target.numpy())
         self._list(wrong, data.class_names)
         if not len(wrong.index):
             (self.run.folder / "misclassified.png").unlink(missing_ok=True)  # of an earlier test, in a resumed run
@@ -271,9 +275,17 @@ class TestReport(Callback):
                 f"The most confident of {analysis.errors:,} mistakes ({title})",
             )
             _keep_figure(self.run, trainer, "misclassified", figure)
+        if self.draw:
+            network = type(inner(pl_module.network)).__name__
+            images, names = data.splits.test.images, data.class_names
+            page = html_report(self.run, Answered(images, target.numpy(), stated, names, data.title, network))
+            with atomic_write(self.run.folder / "report.html") as part:
+                part.write_text(page, encoding="utf-8")
 
-    def _confidence(self, trainer: L.Trainer, classifier: Classifier, logits: Tensor, target: Tensor) -> np.ndarray:
-        """Reports what the stated probabilities are worth, before and after calibration; returns the latter."""
+    def _confidence(
+        self, trainer: L.Trainer, classifier: Classifier, logits: Tensor, target: Tensor
+    ) -> dict[str, np.ndarray]:
+        """Reports what the stated probabilities are worth, before and after calibration; returns them by name."""
         stated = {"as trained": logits.softmax(dim=1)}
         if classifier.temperature:
             stated["calibrated"] = (logits / classifier.temperature).softmax(dim=1)
@@ -291,7 +303,7 @@ class TestReport(Callback):
             errors = {name: values["ece"] for name, values in figures_of.items()}
             title = f"{data_of(trainer).title} test set, {len(target):,} images"
             _keep_figure(self.run, trainer, "reliability", figures.reliability(bins, errors, title))
-        return [*stated.values()][-1].numpy()
+        return {name: one.numpy() for name, one in stated.items()}
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "test" and "test/acc" not in self.run.facts:

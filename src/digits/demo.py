@@ -1,15 +1,13 @@
 """A page to draw on:  python -m digits.demo ckpt_path=logs/train/runs/<run>/checkpoints/best.ckpt"""
 
 import asyncio
-import base64
 import errno
-import io
 import logging
 import mimetypes
 import socket
 import threading
 import webbrowser
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
@@ -31,11 +29,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from digits.command import command
 from digits.errors import UserError
+from digits.pictures.encode import data_url
 from digits.validation import FilePath, Settings, Trust, read_settings
 
 if TYPE_CHECKING:
+    import numpy as np
     import uvicorn
-    from PIL import Image
 
     from digits.pictures.reader import ImageClassifier, Mode, Prediction
 
@@ -48,6 +47,7 @@ HEAD_SECONDS = 10  # within which, or twice that, a connection has to send the h
 UPLOAD_SECONDS = 60
 PICTURES_AT_ONCE = 2  # a large photo takes hundreds of MB while it is read
 MOST_CONNECTIONS = 256
+FOR, AGAINST = (200, 55, 20), (35, 95, 175)  # red and blue: colours of what speaks for a class, and against it
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
@@ -160,14 +160,18 @@ def open_classifier(path: Path, trust: Collection[str] = ()) -> "ImageClassifier
         return load_classifier(path, trust=trust)
     log.info("converting it to ONNX; an exported best.onnx starts at once (python -m digits.export)")
     from digits.checkpoints import Checkpoint
+    from digits.networks import RawPixels
     from digits.onnx_model import to_onnx
 
     checkpoint = Checkpoint.open(path, trust)
-    return onnx_classifier(to_onnx(checkpoint.network(), checkpoint.facts, checkpoint.gate()))
+    network, facts = checkpoint.network(), checkpoint.facts
+    classifier = onnx_classifier(to_onnx(network, facts, checkpoint.gate()))
+    classifier.model = RawPixels(network, facts.mean, facts.std).float().eval()  # ONNX Runtime has no gradients
+    return classifier
 
 
 def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tuple[str, ...] = LOOPBACK) -> Starlette:
-    """The page, `GET /model` (what it should know of the model) and `POST /predict`.
+    """The page, `GET /model` (what it should know of the model), `POST /predict` and `POST /explain`.
 
     The body of `POST /predict` is the content of an image file; `?mode=` is `auto` (the default), `digit` or `line`.
     The answer is a JSON object, also where nothing is found: `text`, `reason` and `note` as of `Reading`; `width` and
@@ -175,6 +179,9 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
     `label`, `probability`, `probabilities` in the order of the classes, `image` (what the network saw, as a data URL),
     `box` (left, top, right, bottom, in pixels), `known`, `rejected`, `separator` and `line`. With `?preview=true` there
     is the `preview`, a JPEG of the picture as a data URL, for browsers that do not know its format.
+    The body of `POST /explain?label=` is a mark's `image`, and the label that of a class. The answer's `image` shows
+    which of its pixels speak for that class and which against it, as a data URL. It is computed for who asks, apart
+    from the answers; without gradients, as of an ONNX file, there is none.
     Whatever is wrong with a request is said in `message`.
 
     Args:
@@ -185,6 +192,7 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
     from digits.pictures.reader import Mode
 
     modes = get_args(Mode)
+    slots, slot_of_explanations = asyncio.Semaphore(PICTURES_AT_ONCE), asyncio.Semaphore(1)
     model = {
         "file": file,
         "dataset": classifier.facts.dataset,
@@ -192,26 +200,20 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
         "noun": classifier.facts.noun,
         "image_size": classifier.facts.image_size,
         "most_bytes": MOST_BYTES,
+        "explains": classifier.model is not None,
     }
-    slots = asyncio.Semaphore(PICTURES_AT_ONCE)
 
     async def predict(request: Request) -> Response:
-        origin, asked = request.headers.get("origin"), request.query_params
-        mode, preview = asked.get("mode", "auto"), asked.get("preview") == "true"
-        if origin and urlsplit(origin).netloc != request.headers.get("host"):
-            return refused(403, f"this page does not answer other sites ({origin})")
+        mode, preview = request.query_params.get("mode", "auto"), request.query_params.get("preview") == "true"
         if mode not in modes:
             return refused(422, f"mode={mode}: there are {', '.join(modes)}")
-        try:
-            with SpooledTemporaryFile(BYTES_IN_MEMORY) as body:
-                if refusal := await receive(request, body):
-                    return refusal
-                async with slots:
-                    if await request.is_disconnected():  # while it waited
-                        return Response(status_code=499)
-                    return await run_in_threadpool(read, classifier, body, cast("Mode", mode), preview)
-        except ClientDisconnect:
-            return Response(status_code=499)
+        return await answered(request, slots, lambda body: read(classifier, body, cast("Mode", mode), preview))
+
+    async def why(request: Request) -> Response:
+        label = request.query_params.get("label", "")
+        if label not in classifier.facts.class_names:
+            return refused(422, f"label={label}: no class of {classifier.facts.dataset}")
+        return await answered(request, slot_of_explanations, lambda body: explain(classifier, body, label))
 
     async def complain(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # Starlette's types know one kind of handler for all
@@ -221,6 +223,7 @@ def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tup
         *page_files(),
         Route("/model", JSONResponse(model), methods=["GET"]),
         Route("/predict", predict, methods=["POST"]),
+        *([Route("/explain", why, methods=["POST"])] if classifier.model is not None else []),
     ]
     middleware = [Middleware(with_headers), Middleware(TrustedHostMiddleware, hosts, www_redirect=False)]
     return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: complain})
@@ -241,6 +244,23 @@ def page_files() -> list[Route]:
 def refused(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Says what is wrong with a request."""
     return JSONResponse({"message": message}, status, headers)
+
+
+async def answered(request: Request, slots: asyncio.Semaphore, answer: Callable[[IO[bytes]], Response]) -> Response:
+    """Hands a request's body to `answer`, in a thread, once there is a slot; none of another site's."""
+    origin = request.headers.get("origin")
+    if origin and urlsplit(origin).netloc != request.headers.get("host"):
+        return refused(403, f"this page does not answer other sites ({origin})")
+    try:
+        with SpooledTemporaryFile(BYTES_IN_MEMORY) as body:
+            if refusal := await receive(request, body):
+                return refusal
+            async with slots:
+                if await request.is_disconnected():  # while it waited
+                    return Response(status_code=499)
+                return await run_in_threadpool(answer, body)
+    except ClientDisconnect:
+        return Response(status_code=499)
 
 
 async def receive(request: Request, body: IO[bytes]) -> Response | None:
@@ -287,6 +307,49 @@ def read(classifier: "ImageClassifier", body: IO[bytes], mode: "Mode", preview: 
     return JSONResponse(answer)
 
 
+def explain(classifier: "ImageClassifier", body: IO[bytes], label: str) -> Response:
+    """Answers a request for what speaks for a class in an image that the network saw."""
+    import numpy as np
+    from PIL import Image
+
+    from digits.explain import attribution
+    from digits.pictures.decode import read_picture
+
+    facts = classifier.facts
+    body.seek(0)
+    try:
+        picture = read_picture(body.read())
+    except UserError as error:
+        return refused(422, str(error))
+    if picture.size != (facts.image_size, facts.image_size):
+        return refused(
+            422, f"an image of {facts.image_size}×{facts.image_size} pixels is needed, as the network saw it"
+        )
+    pixels = np.asarray(picture.convert("L" if facts.channels == 1 else "RGB"))
+    image = pixels[None] if facts.channels == 1 else pixels.transpose(2, 0, 1)
+    weights = attribution(classifier.model, np.array(image), facts.class_names.index(label))
+    return JSONResponse({"image": data_url(Image.fromarray(coloured(image, weights)), "PNG")})
+
+
+def coloured(image: "np.ndarray", weights: "np.ndarray") -> "np.ndarray":
+    """An image (C, H, W) in [0, 255], faint, under the colours of what speaks for a class and against it.
+
+    Args:
+        image: what the network saw.
+        weights: (H, W), above 0 for what speaks for the class.
+
+    Returns:
+        uint8 of shape (H, W, 3).
+    """
+    import numpy as np
+
+    faint = np.repeat(245 - 0.3 * image.mean(axis=0)[..., None], 3, axis=2)
+    strength = np.abs(weights) / max(float(np.abs(weights).max()), 1e-12)
+    colours = np.where((weights > 0)[..., None], FOR, AGAINST)
+    cover = np.sqrt(strength)[..., None]  # the square root shows the weak ones too
+    return (faint * (1 - cover) + colours * cover).round().astype(np.uint8)
+
+
 def describe(mark: "Prediction") -> dict[str, Any]:
     return {
         "label": mark.label,
@@ -299,13 +362,6 @@ def describe(mark: "Prediction") -> dict[str, Any]:
         "separator": mark.separator,
         "line": mark.line,
     }
-
-
-def data_url(picture: "Image.Image", kind: str) -> str:
-    """A picture as a PNG or a JPEG in a data URL."""
-    file = io.BytesIO()
-    picture.save(file, kind)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def with_headers(app: ASGIApp) -> ASGIApp:

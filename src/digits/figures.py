@@ -11,13 +11,14 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 from scipy.stats import binomtest
 
 COLOURS = sns.color_palette("colorblind")
 LOGIT_TICKS = (0.01, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 FEW_CLASSES = 20  # as many have room for large cells and a number on each bar
+MOST_FILTERS, MOST_ROWS = 64, 16  # pictures of filters and of maps; filters and channels where each is a picture
 MOST_COUNTS = 60  # as many have room for a number in each cell of a confusion matrix
 
 
@@ -267,7 +268,7 @@ def _extra(names: Sequence[str]) -> float:
     return 0.08 * max(0, max(len(short(name)) for name in names) - 3)
 
 
-def _grid(figure: Figure, rows: int, columns: int) -> list[Axes]:
+def _grid(figure: FigureBase, rows: int, columns: int) -> list[Axes]:
     cells = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in cells:
         axes.set_axis_off()
@@ -411,4 +412,65 @@ def strengths(panels: Mapping[str, Sequence[tuple[float, np.ndarray]]], names: S
     cells[0].set_ylabel("accuracy")
     if len(names) > 1:
         cells[0].legend()
+    return figure
+
+
+def filters(weights: np.ndarray, title: str, colours: bool = False) -> Figure:
+    """Shows a convolution's filters on one scale.
+
+    A filter of one channel is a picture; of three colours it is a picture in colours, grey where it has zeros; of more
+    channels it is a row with a picture for each.
+
+    Args:
+        weights: (filters, channels, height, width).
+        title: of the figure.
+        colours: whether three channels are red, green and blue.
+    """
+    limit = max(float(np.abs(weights).max()), 1e-12)
+    count, channels = weights.shape[:2]
+    single = channels == 1 or colours
+    shown = weights[:MOST_FILTERS] if single else weights[:MOST_ROWS, :MOST_ROWS]
+    if single:
+        pictures = [np.moveaxis(one, 0, -1) for one in shown]  # (height, width, channels)
+        columns = min(8, len(pictures))
+    else:
+        pictures, columns = list(shown.reshape(-1, *weights.shape[2:])), shown.shape[1]
+    rows = -(-len(pictures) // columns)
+    kernel = f"{weights.shape[2]}×{weights.shape[3]}"
+    cut = "" if shown.shape[:2] == weights.shape[:2] else f", the first {len(shown)} shown"
+    what = f"{count} filters of {kernel}{cut}"
+    if not single:
+        first = f" (the first {shown.shape[1]})" if shown.shape[1] < channels else ""
+        what += f"; a row is a filter, a column one of its {channels} input channels{first}"
+    figure = Figure(figsize=(max(6, 0.75 * columns + 1.2), 0.75 * rows + 1.1), layout="constrained")
+    figure.suptitle(f"{title}\n{fill(what, max(50, 9 * columns))}", parse_math=False, fontsize=11)
+    cells = _grid(figure, rows, columns)
+    for axes, picture in zip(cells, pictures, strict=False):
+        if colours:
+            axes.imshow(0.5 + picture / (2 * limit), interpolation="nearest")
+        else:
+            drawn = axes.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    if not colours:
+        figure.colorbar(drawn, ax=cells, shrink=0.75, aspect=40)
+    return figure
+
+
+def feature_maps(image: np.ndarray, maps: np.ndarray, title: str) -> Figure:
+    """Shows an image (C, H, W) in [0, 255], and a layer's maps (channels, height, width) of it, on one scale."""
+    shown = maps[:MOST_FILTERS]
+    columns = min(8, len(shown))
+    rows = -(-len(shown) // columns)
+    cut = f", the first {len(shown)} shown" if len(shown) < len(maps) else ""
+    figure = Figure(figsize=(1.05 * columns + 3.6, max(3.0, 1.05 * rows + 0.9)), layout="constrained")
+    what = f"{len(maps)} maps of {maps.shape[1]}×{maps.shape[2]}{cut}"
+    figure.suptitle(f"{fill(title, 12 * columns + 30)}\n{what}", parse_math=False, fontsize=11)
+    halves = figure.add_gridspec(1, 2, width_ratios=(2.4, 1.05 * columns + 1.2))
+    left, right = (figure.add_subfigure(halves[i]) for i in range(2))
+    [seen] = _grid(left, 1, 1)
+    _show(seen, image, "what the network saw", fontsize=10)
+    cells = _grid(right, rows, columns)
+    low, high = float(shown.min()), float(shown.max())
+    for axes, one in zip(cells, shown, strict=False):
+        drawn = axes.imshow(one, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+    right.colorbar(drawn, ax=cells, shrink=0.75, aspect=40)
     return figure

@@ -1,4 +1,4 @@
-// Three sources of pictures, one answer. Asks only its own server: GET model, POST predict.
+// Three sources of pictures, one answer. Asks only its own server: GET model, POST predict, POST explain.
 
 const SENT = 320;        // pixels: height of the drawings that are sent
 const FRAME = 1000;      // pixels: longer side of the camera's frames that are sent
@@ -164,6 +164,7 @@ function showMarks() {
     card.disabled = !many;
     card.ariaPressed = many ? String(index === selected) : null;
   });
+  offerWhy(marks[selected]);
   showBars(marks[selected]);
   showBoxes(selected);
 }
@@ -188,6 +189,41 @@ function choose(index) {
   if (answer.marks[index].separator) return;
   chosen = index;
   showMarks();
+}
+
+// Why: what speaks for the answer, once somebody asks
+
+let asking = null; // the mark whose explanation is shown or on its way
+
+function offerWhy(mark) {
+  const askable = model?.explains && mark && !mark.separator && !mark.rejected && !stream;
+  put("ask", askable && (asking?.image !== mark.image || asking?.label !== mark.label) ? `Why ${mark.label}?` : "");
+  if ($("ask").hidden && askable) return; // it is shown already
+  asking = null;
+  $("why").hidden = true;
+  $("ask").onclick = () => explain(mark);
+}
+
+async function explain(mark) {
+  asking = mark;
+  put("ask", "");
+  const [picture, caption] = $("why").children;
+  caption.textContent = "Looking…";
+  picture.hidden = true;
+  $("why").hidden = false;
+  let given;
+  try {
+    const body = Uint8Array.from(atob(mark.image.split(",")[1]), (letter) => letter.charCodeAt(0));
+    const url = `explain?label=${encodeURIComponent(mark.label)}`;
+    const response = await fetch(url, { method: "POST", body, signal: AbortSignal.timeout(TIMEOUT) });
+    given = await response.json();
+  } catch {
+    given = { message: "The server did not answer." };
+  }
+  if (asking !== mark) return; // something else is shown by now
+  caption.textContent = given.message ?? `Red speaks for ${mark.label}, blue against it.`;
+  if (given.image) Object.assign(picture, { src: given.image, hidden: false, alt: caption.textContent });
+  speak(caption.textContent);
 }
 
 function showBars(mark) {

@@ -11,6 +11,7 @@ from scipy.special import expit
 from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts
 from digits.pictures.decode import Picture, read_picture
+from digits.pictures.encode import as_picture
 from digits.pictures.normal_form import NOTHING, Found, NothingFoundError, area, find_images
 from digits.targets import packages
 
@@ -64,9 +65,7 @@ class Prediction:
     @property
     def picture(self) -> "Image.Image":
         """What the network saw, as a Pillow image."""
-        from PIL import Image
-
-        return Image.fromarray(self.image[0] if len(self.image) == 1 else self.image.transpose(1, 2, 0))
+        return as_picture(self.image)
 
     def __str__(self) -> str:
         runner_up = f"; or {self.runner_up}, {self.runner_up_probability:.1%}" if self.runner_up else ""
@@ -114,10 +113,12 @@ class ImageClassifier:
         logits: maps pixels, uint8 of shape (N, C, H, W), to logits (N, num_classes).
         facts: about the network.
         gate: maps the same to the logits (N,) of being one of the classes at all; None: it cannot say no.
+        model: PyTorch's, from pixels in 0..255 to logits, for whoever needs gradients; None: there are none.
     """
 
-    def __init__(self, logits: Answers, facts: ModelFacts, gate: Answers | None = None) -> None:
+    def __init__(self, logits: Answers, facts: ModelFacts, gate: Answers | None = None, model: Any = None) -> None:
         self.logits = logits
+        self.model = model
         self.facts = facts
         self.gate = gate
         self.form = facts.form
@@ -350,7 +351,7 @@ def torch_classifier(network: Any, facts: ModelFacts, device: str = "cpu", gate:
         return answers
 
     raw = RawPixels(network, facts.mean, facts.std)
-    return ImageClassifier(answers_of(raw), facts, None if gate is None else answers_of(gate))
+    return ImageClassifier(answers_of(raw), facts, None if gate is None else answers_of(gate), raw)
 
 
 def onnx_classifier(model: bytes | Path) -> ImageClassifier:

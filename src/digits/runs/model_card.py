@@ -8,6 +8,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
+from digits.analysis import by_class
 from digits.data.datasets import named
 from digits.metrics import logged, recorded
 from digits.runs.run import Run
@@ -28,7 +29,7 @@ def model_card(run: Run, class_names: Sequence[str]) -> str:
     return "\n\n".join(
         [
             f"# {settings['model']['_target_'].rpartition('.')[2]} on {facts['data']}",
-            *_warnings(facts, settings),
+            *warnings(run),
             *_named(facts),
             f"Reads images of {len(class_names)} classes: {', '.join(class_names)}.",
             "## How good it is",
@@ -61,29 +62,25 @@ def intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, tuple[float, fl
     # Drawing images with replacement draws cells of the matrix with their frequencies.
     drawn = np.random.default_rng(seed).multinomial(total, (confusion / total).ravel(), size=RESAMPLES)
     drawn = drawn.reshape(RESAMPLES, *confusion.shape)  # (RESAMPLES, num_classes, num_classes)
-    hits = drawn.diagonal(axis1=1, axis2=2)
-    target, pred = drawn.sum(axis=2), drawn.sum(axis=1)  # images and predictions of each class
-    by_class = {
-        "precision": hits / np.maximum(pred, 1),
-        "recall": hits / np.maximum(target, 1),
-        "f1": 2 * hits / np.maximum(target + pred, 1),
-    }
+    target = drawn.sum(axis=2)  # images of each class
     tails = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
     weighted = {
-        name: tuple(np.percentile((values * target).sum(axis=1) / total, tails)) for name, values in by_class.items()
+        name: tuple(np.percentile((values * target).sum(axis=1) / total, tails))
+        for name, values in by_class(drawn).items()
     }
     return {"acc": (right.low, right.high), **weighted}
 
 
-def _warnings(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    warnings = []
-    if facts["dataset"] == "mnist5k":
-        warnings.append("**These are not MNIST's figures:** it was trained and tested on 5,000 of MNIST's images.")
-    if not facts["epochs"]:
-        warnings.append("**Not trained:** no epoch was run.")
-    if settings["trainer"]["fast_dev_run"]:
-        warnings.append("**A test run** (`trainer.fast_dev_run`), not a result.")
-    return warnings
+def warnings(run: Run) -> list[str]:
+    """What to know before any figure is read, each as Markdown."""
+    found = []
+    if run.dataset == "mnist5k":
+        found.append("**These are not MNIST's figures:** it was trained and tested on 5,000 of MNIST's images.")
+    if run.facts.get("epochs") == 0:
+        found.append("**Not trained:** no epoch was run.")
+    if run.config["trainer"].get("fast_dev_run"):
+        found.append("**A test run** (`trainer.fast_dev_run`), not a result.")
+    return found
 
 
 def _named(facts: Mapping[str, Any]) -> list[str]:
