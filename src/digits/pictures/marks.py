@@ -13,12 +13,14 @@ from digits.pictures.ink import INK, SEPARATORS, Piece, View, look, pieces_of
 # The first look, at the whole picture
 GLANCE = 200_000  # pixels
 SMALL = 256  # pixels of the longer side, which a smaller picture is enlarged to
-MARGIN = 16  # pixels around the picture, for marks that touch its edge
+MARGIN = 48  # pixels around the picture, for marks that touch its edge
 SCALES = (1, 0.4)  # of large characters the network sees the smaller scale better
 # The second look, at what has marks on it
 READ_AT = 52  # pixels of a mark
 LEVEL = 5.0  # degrees: lines that are turned by more are turned back
 MOST = 900_000  # pixels
+SEEN_ONCE = 20  # pixels of sure ink of a mark that the second look does not see; less is noise
+PREFERRED = 0.1  # how much better the first look has to be, to be taken in place of the second
 # Of a mark's size
 TINY = 0.33  # a smaller character beside others is dirt
 SIGN_WITHIN = 1.0  # a sign further away from any character belongs to none
@@ -76,7 +78,12 @@ def find_marks(picture: Image.Image, judge: Judge | None = None) -> list[Mark]:
     if not pieces:
         return []
     second = _second_look(pixels, first, pieces)
-    looks = [(view, found) for view, found in ((second, pieces_of(second)), (first, pieces)) if found]
+    again = pieces_of(second)
+    if not again:
+        pieces = [piece for piece in pieces if piece.evidence >= SEEN_ONCE]
+    looks = [(view, found) for view, found in ((second, again), (first, pieces)) if found]
+    if not looks:
+        return []
     if judge is None:
         view, pieces = looks[0]
         return _marks(view, [_joined_where_close(line) for line in _lines(pieces)])
@@ -87,6 +94,8 @@ def find_marks(picture: Image.Image, judge: Judge | None = None) -> list[Mark]:
         _score(marks, [piece for line in lines for piece in line], judge, share / max(*evidence, 1e-6))
         for marks, lines, share in zip(readings, divided, evidence, strict=True)
     ]
+    if len(scores) > 1:
+        scores[0] += PREFERRED
     best = int(np.argmax(scores))
     others = [mark for i, reading in enumerate(readings) if i != best for mark in reading]
     return [replace(mark, again=_same(mark, others)) for mark in readings[best]]

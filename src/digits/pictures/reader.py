@@ -24,7 +24,7 @@ WORD, WORD_KNOWN = 3, 0.65  # marks of a line, and how well known they are on av
 LEAST_LIKELY = 0.1  # probability of being found right and known, below which a mark in a picture is rejected
 # Of how likely a mark was found right, a logistic function of how clearly it was seen, and of whether another look gave
 # the same answer: constant, clearness, again. From python -m digits.ink.certainty
-CERTAINTY = (-1.84, 5.65, 4.69)
+CERTAINTY = (1.80, 1.36, 4.94)
 
 
 @dataclass(frozen=True)
