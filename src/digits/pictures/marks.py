@@ -25,6 +25,7 @@ PREFERRED = 0.1  # how much better the first look has to be, to be taken in plac
 TINY = 0.33  # a smaller character beside others is dirt
 SIGN_WITHIN = 1.0  # a sign further away from any character belongs to none
 PATTERN = 4  # signs that stand beside nothing: they are the paper's, such as its dots
+POINTS = tuple(SEPARATORS.index(sign) + 1 for sign in ".,")
 # Of a mark's height
 TOUCHING = 0.12  # pieces with more between them are of two marks
 BESIDE = 0.5  # pieces whose middles are further apart, down, stand on two lines
@@ -185,7 +186,7 @@ def _lines(pieces: Sequence[Piece]) -> list[list[Piece]]:
     for line in lines:
         line.sort(key=lambda piece: piece.box[0] + piece.box[2])
     lines.sort(key=lambda line: float(np.median([_centre(piece) for piece in line])))
-    kept = [_with_their_signs(line) for line in lines]
+    kept = [_without_ends(_with_their_signs(line)) for line in lines]
     if sum(map(len, lines)) - sum(map(len, kept)) >= PATTERN:  # so that those beside a character belong to it as well
         kept = [[piece for piece in line if not piece.kind] for line in kept]
     return [line for line in kept if line]
@@ -200,6 +201,12 @@ def _with_their_signs(line: list[Piece]) -> list[Piece]:
     characters = [piece for piece in line if not piece.kind]
     reach = SIGN_WITHIN * max((piece.size for piece in characters), default=0)
     return [piece for piece in line if not piece.kind or any(_gap(piece, other) < reach for other in characters)]
+
+
+def _without_ends(line: list[Piece]) -> list[Piece]:
+    """Without points and commas before the first character and after the last: between two, they separate."""
+    inner = [i for i, piece in enumerate(line) if piece.kind not in POINTS]
+    return line[inner[0] : inner[-1] + 1] if inner else []
 
 
 def _gap(a: Piece, b: Piece) -> int:
