@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from digits.pictures import marks as marks_module
 from digits.pictures.ink import CELL, SEPARATORS, View, pieces_of
-from digits.pictures.marks import Mark, _joined_where_close, _judged, _lines, _marks
+from digits.pictures.marks import Mark, _joined_where_close, _judged, _lines, _marks, find_marks
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -63,6 +65,31 @@ def test_lines_from_top_to_bottom_and_their_signs() -> None:
     )
     assert [(mark.line, mark.separator) for mark in marks] == [(0, ""), (1, ""), (1, "."), (1, "")]
     assert boxes(marks)[1:] == [(20, 84, 40, 116), (48, 104, 52, 108), (60, 80, 80, 112)]
+
+
+def test_points_separate_characters() -> None:
+    """At the ends of a line they are dirt; a minus sign is not."""
+    marks = found(
+        view_of(
+            ((8, 100, 12, 104), (10, 102), "."),
+            ((20, 68, 36, 108), (28, 88), ""),
+            ((40, 100, 44, 104), (42, 102), "."),
+            ((52, 68, 68, 108), (60, 88), ""),
+            ((72, 100, 76, 108), (74, 104), ","),
+            ((4, 28, 20, 32), (12, 30), "-"),
+            ((28, 8, 44, 48), (36, 28), ""),
+        )
+    )
+    assert [(mark.line, mark.separator) for mark in marks] == [(0, "-"), (0, ""), (1, ""), (1, "."), (1, "")]
+
+
+def test_a_mark_that_one_look_alone_sees_needs_some_ink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise that the first look takes for a mark is none to the second one; ink that is there stays."""
+    for size, expected in ((4, 0), (16, 1)):
+        first = view_of(((40, 40, 40 + size, 40 + size), (40 + size // 2, 40 + size // 2), ""))
+        views = [first, first, view_of()]  # at two scales; then nothing
+        monkeypatch.setattr(marks_module, "look", lambda *_, views=views: views.pop(0))
+        assert len(find_marks(Image.new("L", (128, 128)))) == expected
 
 
 def test_dirt_and_faint_ink_are_none() -> None:
