@@ -41,7 +41,7 @@ def record(trained: Path) -> dict:
 def test_run_leaves_everything_behind(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         *(f"{name}.png" for name in FIGURES),
-        *("checkpoints", "tensorboard", ".lock", "train.log", "MODEL_CARD.md"),
+        *("checkpoints", "tensorboard", ".lock", "train.log", "MODEL_CARD.md", "report.html"),
         *("config.yaml", "metrics.csv", "metrics.json", "misclassified.csv", "predictions.npz", "mnist_cnn_model.pth"),
     }
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
