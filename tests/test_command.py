@@ -22,6 +22,7 @@ ERRORS = {
     "optimizer.lrr=1": "there is no key optimizer.lrr. Did you mean optimizer.lr?",
     "lr=0.1": "there is no key lr. Did you mean optimizer.lr?",
     "trainer.max_epoch=3": "there is no key trainer.max_epoch. Did you mean trainer.max_epochs?",
+    "++model_input=true": "model_input=True: not a group of keys: image_size, channels",
     "tags=[[1]]": "tags=[1]: give a name",
     "freeze=[1]": "freeze=1: fits no parameter. There are features, head",
     "freeze=[{a:1}]": "freeze={'a': 1}: give a name",

@@ -58,6 +58,7 @@ FLAGS_WITH_VALUES = (
     "-p",
 )
 INTEGER, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
+MAPPING = "a group of keys"
 # In an override's value: what is quoted already, or an item with letters that Hydra's grammar does not know.
 QUOTED_OR_FOREIGN = re.compile(
     r"""(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?P<item>[^,\[\]{}'"]*[^\x00-\x7F][^,\[\]{}'"]*)"""
@@ -253,6 +254,8 @@ def _kind_problem(key: str, default: DictConfig, cfg: DictConfig) -> str | None:
         fits.add(INTEGER)
     if kind is None or key in ANY_KIND or optional or _kind(value) in fits:
         return None
+    if kind == MAPPING:  # null leaves a callback or a metric out
+        return None if value is None else f"{key}={value}: not {kind}: {', '.join(map(str, expected))}"
     return f"{key}={'null' if value is None else value}: not {kind} (the default is {key}={str(expected).lower()})"
 
 
@@ -266,6 +269,8 @@ def _kind(value: Any) -> str | None:
             return NUMBER
         case ListConfig():
             return LIST
+        case DictConfig():
+            return MAPPING
     return None
 
 
