@@ -149,7 +149,7 @@ PARTS: dict[str, Callable[[ImageClassifier], AbstractContextManager]] = {
     "second look": lambda _: patch.object(marks, "_second_look", lambda pixels, view, pieces: view),
     "judge": lambda classifier: patch.object(classifier, "_judge", None),
     "gate": lambda classifier: patch.object(classifier, "gate", None),
-    "certainty": lambda _: patch.object(project_reader, "certainty", lambda classifier, found: np.ones(len(found))),
+    "certainty": lambda _: patch.object(project_reader, "certainty", lambda _, found, answers: np.ones(len(found))),
     "words": lambda _: patch.object(project_reader, "_words_rejected", lambda found: found),
 }
 

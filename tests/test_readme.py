@@ -58,6 +58,7 @@ MEASURED = {
         "--readers",
         "project",
         "naive",
+        *(f"without the {part}" for part in ("second look", "judge", "gate", "certainty", "words")),
     ],
     "python -m benchmarks.sweep_time": ["benchmarks.sweep_time", "--rounds", "1", "--seeds", "1", "--epochs", "1"],
 }

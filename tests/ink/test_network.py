@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from torch.utils.data import DataLoader
 
 from digits.data.datasets import Mnist5k
@@ -100,11 +102,10 @@ def test_training_writes_the_file_and_resumes(mnist_root: Path, tmp_path: Path) 
     for steps in (2, 3):
         subprocess.run([*command, "--output", str(output), "--steps", str(steps)], check=True, capture_output=True)
     onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
-    start = ["--start", str(output.with_suffix(".ckpt")), "--lr", "1e-9"]
-    subprocess.run([*command, *start, "--output", str(other), "--steps", "1"], check=True, capture_output=True)
-    images = [np.full((1, 3, 64, 64), shade, np.uint8) for shade in (0, 90)]
-    ink = [
-        [onnxruntime.InferenceSession(path).run(None, {"pixels": image})[0] for image in images]
-        for path in (output, other)
-    ]
-    np.testing.assert_allclose(ink[0], ink[1], atol=0.02)  # it starts from those weights
+    start = InkTraining(lr=1e-9, steps=2)
+    torch.save({"state_dict": start.state_dict()}, tmp_path / "start.ckpt")
+    more = ["--start", str(tmp_path / "start.ckpt"), "--lr", "1e-9", "--steps", "2"]
+    subprocess.run([*command, *more, "--output", str(other)], check=True, capture_output=True)
+    kept = {one.name: numpy_helper.to_array(one) for one in onnx.load(other).graph.initializer}
+    one_of_them = start.network.across[0].weight.detach().numpy()  # which no batch norm follows
+    assert any(np.allclose(one, one_of_them, atol=1e-3) for one in kept.values() if one.shape == one_of_them.shape)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from digits.atomic import atomic_write
 from digits.data.datasets import Mnist
-from digits.errors import UserError
+from digits.errors import UserError, one_line_errors
 from digits.ink.export import to_onnx
 from digits.ink.network import InkNetwork
 from digits.ink.pages import page
@@ -125,22 +125,23 @@ def main() -> None:  # pragma: no cover - a slow test runs it
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--start", type=Path, help="weights to start from: the checkpoint of an earlier training")
+    parser.add_argument("--start", type=Path, help="weights to start from: an earlier training's ink.ckpt")
     parser.add_argument("--output", type=Path, default=Path("ink.onnx"))
     arguments = parser.parse_args()
 
     L.seed_everything(arguments.seed)
+    training = InkTraining(arguments.lr, arguments.steps)
     try:
         digits = Mnist(arguments.data).load().train.images[:, 0].numpy()
+        if arguments.start:
+            with one_line_errors(arguments.start, "no checkpoint of such a training"):
+                training.load_state_dict(torch.load(arguments.start, weights_only=True)["state_dict"])
     except UserError as error:
-        parser.error(f"--data {error}. DIGITS_DATA names the folder, too")
+        parser.error(str(error))
     saved = arguments.output.with_suffix(".ckpt")
     done = torch.load(saved, weights_only=True)["global_step"] if saved.exists() else 0
     pages = Pages(digits[:-HELD_OUT], arguments.seed, start=done * arguments.batch_size)
     others = Pages(digits[-HELD_OUT:], arguments.seed + 1_000_000, count=VALIDATION_PAGES)
-    training = InkTraining(arguments.lr, arguments.steps)
-    if arguments.start:
-        training.load_state_dict(torch.load(arguments.start, weights_only=True)["state_dict"])
     trainer = L.Trainer(
         max_steps=arguments.steps,
         precision="bf16-mixed",
