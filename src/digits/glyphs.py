@@ -120,9 +120,14 @@ def written(points: np.ndarray, width: float) -> np.ndarray:
     across, down = np.round(points).astype(int).T + margin
     ink = np.zeros((down.max() + margin + 1, across.max() + margin + 1), np.uint8)
     ink[down, across] = 255
+    return cropped(under_a_pen(ink, width))
+
+
+def under_a_pen(points: np.ndarray, width: float) -> np.ndarray:
+    """Points, as a picture of them, drawn with a round pen: both uint8 (h, w)."""
     side = max(3, round(width) | 1)
-    wide = cv2.dilate(ink, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    return cropped(cv2.GaussianBlur(wide, (3, 3), 0))
+    wide = cv2.dilate(points, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    return cv2.GaussianBlur(wide, (3, 3), 0)
 
 
 def distorted(ink: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:

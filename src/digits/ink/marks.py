@@ -7,7 +7,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from digits.glyphs import FORMS, THIN, characters_of, glyph, middle_line
+from digits.glyphs import FORMS, THIN, characters_of, glyph, middle_line, under_a_pen
 
 SEPARATORS = ".,-/()[]+=:"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -122,9 +122,7 @@ def _dots(points: np.ndarray, width: float) -> np.ndarray:
     canvas = np.zeros((2 * SIDE, 2 * SIDE), np.uint8)
     across, down = np.round(points).astype(int).clip(0, 2 * SIDE - 1).T
     canvas[down, across] = 255
-    side = max(3, round(width) | 1)
-    wide = cv2.dilate(canvas, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    return cv2.GaussianBlur(wide, (3, 3), 0).astype(np.float32) / 255
+    return under_a_pen(canvas, width).astype(np.float32) / 255
 
 
 def _elastic(pictures: list[np.ndarray], rng: np.random.Generator, most: float) -> list[np.ndarray]:
