@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
+
+CONFIDENCE = 0.95  # level of the intervals
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ def by_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
         "recall": hits / np.maximum(target, 1),
         "f1": 2 * hits / np.maximum(target + pred, 1),
     }
+
+
+def interval(right: int, total: int) -> tuple[float, float]:
+    """Wilson's confidence interval, at the level `CONFIDENCE`, of a share: `right` of `total`."""
+    between = binomtest(right, total).proportion_ci(CONFIDENCE, method="wilson")
+    return between.low, between.high
 
 
 @dataclass(frozen=True)

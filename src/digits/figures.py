@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
-from scipy.stats import binomtest
+
+from digits.analysis import interval
 
 COLOURS = sns.color_palette("colorblind")
 LOGIT_TICKS = (0.01, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
@@ -223,7 +224,7 @@ def reliability(
     for (name, rows), (shares, counts), colour in zip(bins.items(), panels.T, COLOURS, strict=False):
         images, stated, right = (np.array(column) for column in zip(*rows, strict=True))
         share = right / images
-        between = np.array([binomtest(k, n).proportion_ci(method="wilson") for n, _, k in rows]).T  # (2, bins)
+        between = np.array([interval(k, n) for n, _, k in rows]).T  # (2, bins)
         shares.plot([0, 1], [0, 1], ":", color="0.45", label="as stated")
         shares.errorbar(
             stated,

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import binomtest
 from torch import Tensor
 
-from digits.analysis import by_class, confident_mistakes
+from digits.analysis import by_class, confident_mistakes, interval
 from digits.calibration import FIGURES, bins_of
 from digits.metrics import logged, recorded
 from digits.pictures.encode import as_picture, data_url
@@ -86,7 +85,6 @@ def gather(run: Run, tested: Answered) -> dict[str, Any]:
     facts = run.facts
     confusion = np.array(facts["confusion_matrix"])
     total, right = int(confusion.sum()), int(confusion.trace())
-    between = binomtest(right, total).proportion_ci(method="wilson")
     history = epochs(run.folder / "metrics.csv")
     return {
         "title": f"{tested.network} on {tested.title}",
@@ -94,7 +92,7 @@ def gather(run: Run, tested: Answered) -> dict[str, Any]:
         "warnings": [line.replace("**", "").replace("`", "") for line in warnings(run)],
         "total": total,
         "errors": total - right,
-        "interval": (between.low, between.high),
+        "interval": interval(right, total),
         "figures": {
             one.label: one.text(facts[name])
             for name, one in logged(recorded(facts), ["test"]).items()
@@ -295,13 +293,13 @@ def _reliability(name: str, probabilities: np.ndarray, target: np.ndarray) -> di
     bins = list(bins_of(probabilities, target))
     points = []
     for images, stated, correct in bins:
-        between = binomtest(correct, images).proportion_ci(method="wilson")
+        low, high = interval(correct, images)
         points.append(
             {
                 "x": _placed(stated, 0, 1, left, right),
                 **{
                     key: _placed(value, 0, 1, bottom, top)
-                    for key, value in (("y", correct / images), ("low", between.low), ("high", between.high))
+                    for key, value in (("y", correct / images), ("low", low), ("high", high))
                 },
                 "radius": round(2 + 5 * math.sqrt(images / len(target)), 1),
                 "images": images,

@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from scipy.stats import binomtest
 
-from digits.analysis import by_class
+from digits.analysis import CONFIDENCE, by_class, interval
 from digits.data.datasets import named
 from digits.metrics import logged, recorded
 from digits.runs.run import Run
 from digits.targets import foreign_packages
 
-CONFIDENCE = 0.95
 RESAMPLES = 2_000
 
 
@@ -58,7 +56,6 @@ def intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, tuple[float, fl
         seed: of the resampling.
     """
     total = int(confusion.sum())
-    right = binomtest(int(confusion.trace()), total).proportion_ci(CONFIDENCE, method="wilson")
     # Drawing images with replacement draws cells of the matrix with their frequencies.
     drawn = np.random.default_rng(seed).multinomial(total, (confusion / total).ravel(), size=RESAMPLES)
     drawn = drawn.reshape(RESAMPLES, *confusion.shape)  # (RESAMPLES, num_classes, num_classes)
@@ -68,7 +65,7 @@ def intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, tuple[float, fl
         name: tuple(np.percentile((values * target).sum(axis=1) / total, tails))
         for name, values in by_class(drawn).items()
     }
-    return {"acc": (right.low, right.high), **weighted}
+    return {"acc": interval(int(confusion.trace()), total), **weighted}
 
 
 def warnings(run: Run) -> list[str]:
