@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -290,7 +290,7 @@ def other_device(lab: Lab) -> None:
     for name in ("gpu", "cpu"):
         answers = []
         for trainer in (lab.trainer[0], "trainer=cpu"):
-            logs = lab.folder / f"{name}-{trainer.removeprefix('trainer=')}"
+            logs = lab.folder / f"{name}-{len(answers)}"
             lab.run("eval.py", trainer, f"ckpt_path={lab.best(name)}", "figures=false", f"log_dir={logs}")
             [folder] = (logs / "eval" / "runs").iterdir()
             record = json.loads((folder / "metrics.json").read_text())
@@ -459,7 +459,7 @@ def throughput(lab: Lab) -> None:
 
     compiles = any(line.startswith("compile:") for line in (CONFIGS / "train.yaml").read_text().splitlines())
     for name, contestant in CONTESTANTS.items():
-        if lab.device == "cpu" and ("graph" in name or "compile" in name) or ("compile=" in name and not compiles):
+        if (lab.device == "cpu" and ("graph" in name or "compile" in name)) or ("compile=" in name and not compiles):
             continue
         if lab.left < 25 and rows:
             lab.found(cut_short=f"no time for {name} and what follows it")
@@ -709,6 +709,8 @@ class Runner:
         seconds: for all.
         command: the command line of a check, given its name, folder and seconds.
         workers: checks at a time, where they need not be alone.
+        facts: more for the results.
+        least: seconds, for fewer of which no check is begun.
     """
 
     out: Path
@@ -716,6 +718,7 @@ class Runner:
     command: Callable[[str, Path, float], list[str]]
     workers: int = 1
     facts: dict[str, Any] = field(default_factory=dict)
+    least: float = 10
 
     def __post_init__(self) -> None:
         self.start = time.monotonic()
@@ -733,7 +736,7 @@ class Runner:
     def run(self, checks: dict[str, Check]) -> None:
         """Runs all, in their order, as far as the time goes."""
         try:
-            self.results = {name: {"status": "not run"} for name in checks}
+            self.results = {name: {"status": "not run", "problem": "no time was left"} for name in checks}
             last = [*checks][-1]
             for names in _together(checks):
                 with ThreadPoolExecutor(self.workers if len(names) > 1 else 1) as pool:
@@ -756,7 +759,7 @@ class Runner:
             kept: seconds that have to be left for a later one.
         """
         limit = min(limit, self.left - kept - 2)
-        if limit < 10:
+        if limit < self.least:
             return
         print(f"{name} ...", flush=True)
         folder = self.work / name
@@ -921,7 +924,9 @@ def measure(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     facts = {"machine": machine, "quick": given.quick, "limit": given.seconds}
     runner = Runner(given.out.resolve(), given.seconds - (time.monotonic() - start), command, given.workers, facts)
-    runner.run({name: CHECKS[name] for name in CHECKS if name in names})
+    # The limits are those of a machine with a GPU
+    slow = 5 if given.device == "cpu" else 1
+    runner.run({name: replace(one, limit=slow * one.limit) for name, one in CHECKS.items() if name in names})
     print((given.out / "results.md").read_text())
 
 
