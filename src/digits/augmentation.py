@@ -79,8 +79,8 @@ class Digits(nn.Module):
         y = [high * sin, high * cos, 2 * self.translate * draws[5]]
         amounts = torch.stack([*x, *y], dim=1).view(count, 2, 3)
         if self.elastic:  # ... and a spline for each point of the grid
-            pixel = torch.tensor([[2 / width], [2 / height]], device=images.device)
-            moved = torch.randn(count, 2, self.cells**2, device=images.device) * (self.elastic * pixel)
+            right, down = torch.randn(2, count, self.cells**2, device=images.device) * self.elastic
+            moved = torch.stack([right * (2 / width), down * (2 / height)], dim=1)
             amounts = torch.cat([amounts, moved], dim=2)
         fields = _fields(height, width, self.cells, images.device)[: amounts.shape[2]]
         places = (amounts @ fields).view(count, 2, height, width).permute(0, 2, 3, 1)
