@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from digits import hardware, parts, rehearsal, report
@@ -28,6 +28,7 @@ from digits.data.own_module import OwnDataModule
 from digits.errors import UserError
 from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of, entries
+from digits.networks import RawPixels
 from digits.optimizers import make_optimizer
 from digits.overrides import READ_BY_BUILD
 from digits.rejection import FitGate, GateSettings
@@ -39,6 +40,7 @@ from digits.schedules import make_schedule
 from digits.targets import make_kind, parameters_of, target_of
 from digits.validation import user_errors
 
+WHITENED = 2000  # images are enough for the statistics of their patches
 TRIES = 10  # of an augmentation: what it does by chance should be among them
 
 log = logging.getLogger(__name__)
@@ -186,13 +188,18 @@ def _network_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]
     return parts.network_settings(_plain(cfg.model), data.shape, **_plain(cfg.model_input))
 
 
+def _first_images(data: DigitsDataModule) -> Tensor:
+    pixels = RawPixels(nn.Identity(), data.mean, data.std)
+    return pixels(data.splits.train.images[:WHITENED])
+
+
 def _loss_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
     return parts.loss_settings(_plain(cfg.loss), data.splits.train.target.numpy(), data.num_classes)
 
 
 def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
     """The network for the data's images and classes, with its loss, metrics, optimizer and schedule."""
-    network = parts.make_network(_network_settings(cfg, data), cfg.pretrained, cfg.freeze)
+    network = parts.make_network(_network_settings(cfg, data), cfg.pretrained, cfg.freeze, partial(_first_images, data))
     validated = bool(len(data.splits.val) and cfg.trainer.limit_val_batches)
     _check_comes("scheduler", cfg.scheduler, validated)
     schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg, target_of("scheduler", cfg.scheduler))
@@ -212,6 +219,7 @@ def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
         **read,
         loss=instantiate(_loss_settings(cfg, data), _convert_="all"),
         metrics=entries(cfg.metrics),
+        compile=cfg.get("compile"),  # which older runs have not
     )
     _rehearse(made)
     return made

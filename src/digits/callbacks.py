@@ -21,6 +21,7 @@ from digits.analysis import Mistakes, by_corrected_labels, confident_mistakes, m
 from digits.atomic import atomic_write
 from digits.classifier import Classifier
 from digits.data.module import data_of
+from digits.errors import UserError
 from digits.html_report import Answered, html_report
 from digits.loggers import log_picture
 from digits.metrics import plain
@@ -178,6 +179,34 @@ class EMA(WeightAveraging):
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         return step_idx is not None and step_idx % self.update_every_n_steps == 0
+
+
+class CleanEpochs(Callback):
+    """Trains the last epochs without augmentation and mixing: the network ends on images as they are.
+
+    Args:
+        last: how many epochs.
+
+    Raises:
+        UserError: where the run has no last epoch to count from.
+    """
+
+    def __init__(self, last: int = 1) -> None:
+        self.last = last
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if (trainer.max_epochs or -1) < 0:
+            raise UserError("callbacks.clean_epochs: give trainer.max_epochs to count from")
+        self._set(trainer)  # a run that is resumed during an epoch does not start it
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._set(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data_of(trainer).augments = True
+
+    def _set(self, trainer: L.Trainer) -> None:
+        data_of(trainer).augments = trainer.current_epoch < int(trainer.max_epochs or 0) - self.last
 
 
 class DataFigures(Callback):

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models import DenseNet as TorchvisionDenseNet
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
+from torchvision.ops import SqueezeExcitation
 
 from digits.validation import checked_arguments
 
@@ -163,6 +165,185 @@ class DenseNet(TorchvisionDenseNet):
         nn.init.kaiming_normal_(self.features.conv0.weight)  # as the other convolutions
         if not stem_pool:
             self.features.pool0 = nn.Identity()
+
+
+class Whitening(nn.Conv2d):
+    """A convolution that is not trained: its outputs are uncorrelated and of variance 1 on the images it was fitted to.
+
+    Each filter comes with its negative, so that the ReLU behind the next layers loses nothing.
+
+    Source: Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, https://arxiv.org/abs/2404.00498.
+
+    Args:
+        in_channels: channels of the images.
+        size: height and width of a patch, in pixels.
+        stride: between patches, in pixels.
+    """
+
+    weight: Tensor
+
+    def __init__(self, in_channels: int, size: int, stride: int) -> None:
+        outputs = 2 * in_channels * size**2
+        super().__init__(in_channels, outputs, size, stride, padding=(size - stride + 1) // 2, bias=False)
+        nn.init.orthogonal_(self.weight)  # until it is fitted
+        self.weight.requires_grad_(False)
+
+    @torch.no_grad()
+    def fit(self, images: Tensor, epsilon: float = 5e-4) -> None:
+        """Takes the filters from the patches of images (B, in_channels, H, W).
+
+        Args:
+            images: as the layer gets them.
+            epsilon: added to the variances, so that what hardly varies is not blown up.
+        """
+        patches = F.unfold(images.double(), self.kernel_size).transpose(1, 2).flatten(0, 1)  # (patches, C·k·k)
+        variances, directions = torch.linalg.eigh(patches.T.cov())
+        filters = (directions / (variances + epsilon).sqrt()).T.flip(0).view(-1, *self.weight.shape[1:])
+        self.weight.copy_(torch.cat([filters, -filters]))
+
+
+class StagedCNN(nn.Module):
+    """Stages of 3×3 convolutions, each with batch norm and ReLU; behind them one value for each channel.
+
+    The convolutions begin as partial identities, so that a deep network learns from its first step on.
+
+    Source: Keller Jordan's airbench, https://arxiv.org/abs/2404.00498, for the whitening, the stages and their start;
+    squeeze and excitation: Hu et al., https://arxiv.org/abs/1709.01507.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        image_size: height and width of the images, in pixels.
+        widths: channels of each stage.
+        convolutions: in each stage.
+        pooled: whether the first convolution of a stage is followed by a 2×2 max pool.
+        whitening: height and width, in pixels, of the patches of a `Whitening` in front; 0: none.
+        stride: of the whitening.
+        squeeze: channels for each unit of the squeeze and excitation at the end of a stage; 0: none.
+        momentum: share of a batch's statistics in those that batch norm keeps.
+        head: what becomes of a channel: its largest value, or its mean.
+        dropout: probability, in [0, 1], of dropping a channel in front of the last layer, in training.
+
+    Raises:
+        ValueError: for an argument out of range, or stages that do not go together.
+    """
+
+    @checked_arguments
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        image_size: int = 28,
+        widths: Counts = (32, 64, 128),
+        convolutions: Counts = (2, 2, 1),
+        pooled: Sequence[bool] = (True, True, False),
+        whitening: Annotated[int, Field(ge=0, le=7)] = 2,
+        stride: Count = 2,
+        squeeze: Annotated[int, Field(ge=0)] = 0,
+        momentum: Probability = 0.1,
+        head: Literal["max", "mean"] = "max",
+        dropout: Probability = 0.0,
+    ) -> None:
+        super().__init__()
+        if not len(widths) == len(convolutions) == len(pooled):
+            raise ValueError(
+                f"widths, convolutions and pooled: give one of each for each stage, not {len(widths)},"
+                f" {len(convolutions)} and {len(pooled)}"
+            )
+        _check_size(image_size // (stride if whitening else 1), sum(pooled))
+        channels = in_channels
+        self.features = nn.Sequential()
+        if whitening:
+            self.features.append(Whitening(in_channels, whitening, stride))
+            channels = 2 * in_channels * whitening**2
+        for width, count, pool in zip(widths, convolutions, pooled, strict=True):
+            for place in range(count):
+                convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+                nn.init.dirac_(convolution.weight[: min(channels, width)].detach())
+                self.features.append(convolution)
+                if pool and place == 0:
+                    self.features.append(nn.MaxPool2d(2))
+                self.features.extend([nn.BatchNorm2d(width, momentum=momentum), nn.ReLU(inplace=True)])
+                channels = width
+            if squeeze:
+                self.features.append(SqueezeExcitation(width, max(1, width // squeeze)))
+        self.largest = head == "max"
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps normalised images (B, in_channels, image_size, image_size) to logits (B, num_classes)."""
+        features = self.features(images)
+        return self.head(features.amax(dim=(2, 3)) if self.largest else features.mean(dim=(2, 3)))
+
+
+class SeparableCNN(nn.Module):
+    """Depthwise separable convolutions, for few parameters: a filter for each channel, then a mixture of channels.
+
+    Layers that keep the number of channels are added to their input.
+
+    Source: Sandler et al., MobileNetV2, https://arxiv.org/abs/1801.04381, without its expansions.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        image_size: height and width of the images, in pixels.
+        stem: channels of the 3×3 convolution in front.
+        widths: channels of each stage; between two stages the image is halved by a 2×2 max pool.
+        layers: in each stage.
+        kernel: height and width of the filters, in pixels.
+        dropout: probability, in [0, 1], of dropping a channel in front of the last layer, in training.
+
+    Raises:
+        ValueError: for an argument out of range, or stages that do not go together.
+    """
+
+    @checked_arguments
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        image_size: int = 28,
+        stem: Count = 16,
+        widths: Counts = (16, 24, 32),
+        layers: Counts = (2, 2, 3),
+        kernel: Annotated[int, Field(ge=1, le=7)] = 3,
+        dropout: Probability = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(layers):
+            raise ValueError(f"widths and layers: give one of each for each stage, not {len(widths)} and {len(layers)}")
+        _check_size(image_size, len(widths) - 1)
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
+        )
+        channels = stem
+        for number, (width, count) in enumerate(zip(widths, layers, strict=True)):
+            if number:
+                self.features.append(nn.MaxPool2d(2))
+            for _ in range(count):
+                self.features.append(_Separable(channels, width, kernel))
+                channels = width
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps normalised images (B, in_channels, image_size, image_size) to logits (B, num_classes)."""
+        return self.head(self.features(images).mean(dim=(2, 3)))
+
+
+class _Separable(nn.Module):
+    def __init__(self, channels: int, width: int, kernel: int) -> None:
+        super().__init__()
+        self.added = channels == width
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False),
+            nn.Conv2d(channels, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        changed = self.layers(features)
+        return features + changed if self.added else changed
 
 
 class Ensemble(nn.Module):

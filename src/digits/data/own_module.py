@@ -85,6 +85,7 @@ class OwnDataModule(L.LightningDataModule):
         self.class_names: tuple[str, ...] = ()
         self.mean, self.std = [0.0], [1.0]
         self.augmentation = augmentation or nn.Identity()
+        self.augments = True  # a callback may end that
         self.mixing: Mixing = NoMixing()
         self.in_channels = 0
         self.image_size: int | None = None
@@ -348,7 +349,7 @@ class OwnDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         batch = self.module.on_after_batch_transfer(batch, dataloader_idx)
         changes = not (isinstance(self.augmentation, nn.Identity) and isinstance(self.mixing, NoMixing))
-        if not (changes and self.trainer and self.trainer.training):
+        if not (changes and self.augments and self.trainer and self.trainer.training):
             return batch
         images, target = batch
         mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
