@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -342,6 +343,38 @@ def two_jobs(lab: Lab) -> None:
     assert records[1]["test/loss"] == lab.record("alone")["test/loss"], "beside another job, the figures differ"
 
 
+@check(limit=130)
+def variants(lab: Lab) -> None:
+    """bf16 is as good as float32; a compiled network as the plain one; where the images lie changes no bit."""
+    overrides: dict[str, list[str]] = {
+        "default": [],
+        "32-true": ["trainer.precision=32-true"],
+        "on_device=false": ["data.on_device=false"],
+        "compile=default": ["compile=default"],
+        **({} if lab.device == "cpu" else {f"compile=reduce-overhead {n}": ["compile=reduce-overhead"] for n in "12"}),
+    }
+    settings = [*SAMPLE, f"trainer.max_epochs={1 if lab.quick else 5}"]
+    jobs = [partial(lab.train, name, *settings, *words, code=None) for name, words in overrides.items()]
+    rows = []
+    for name, ended in zip(overrides, lab.at_once(jobs, workers=3), strict=True):
+        if ended.code:
+            rows.append({"": name, "problem": _last_line(ended.err or ended.out)})
+        else:
+            same = _same_bits(_weights(lab.run_folder(name)), _weights(lab.run_folder("default")))
+            record = lab.record(name)
+            figures = {key: record[key] for key in ("precision", "val/acc", "test/acc", "test/loss", "train_seconds")}
+            rows.append({"": name, **figures, "the default's bits": same})
+        lab.found(rows=rows)
+    by_name = {row[""]: row for row in rows}
+    broken = [name for name, row in by_name.items() if "problem" in row]
+    assert not broken, f"failed: {', '.join(broken)}"
+    assert by_name["on_device=false"]["the default's bits"], "where the images lie changes the weights"
+    assert all(abs(row["val/acc"] - rows[0]["val/acc"]) <= 0.02 for row in rows), "accuracies differ by more than 2 %"
+    if "compile=reduce-overhead 1" in by_name:
+        one, two = (_weights(lab.run_folder(f"compile=reduce-overhead {n}")) for n in "12")
+        lab.found(compiled_twice_agrees=_same_bits(one, two))
+
+
 @check(limit=100)
 def tests(lab: Lab) -> None:
     """The tests that need a GPU, and some that take whatever device there is."""
@@ -433,21 +466,22 @@ def _resume_on_the_cpu(lab: Lab, few: list[str]) -> Ended:
 CONTESTANTS: dict[str, list[str] | str] = {  # overrides of train.py, or the mode of a bare loop
     "python train.py": [],
     "bare loop": "eager",
+    "python train.py compile=reduce-overhead": ["compile=reduce-overhead"],
+    "bare loop, each step one CUDA graph": "graph",
     "python train.py, again": [],
     "bare loop, again": "eager",
-    "bare loop, each step one CUDA graph": "graph",
-    "python train.py compile=reduce-overhead": ["compile=reduce-overhead"],
     "python train.py compile=default": ["compile=default"],
+    "python train.py data.on_device=false": ["data.on_device=false"],
     "python train.py trainer.precision=32-true": ["trainer.precision=32-true"],
     "bare loop, torch.compile": "default",
     "bare loop, torch.compile(mode=reduce-overhead)": "reduce-overhead",
 }
 
 
-@check(limit=170, alone=True)
+@check(limit=120, alone=True)
 def throughput(lab: Lab) -> None:
     """Images per second: train.py, and a bare loop of the same steps with everything on the device."""
-    images, epochs = (4000, 2) if lab.quick else (55_000, 6)
+    images, epochs = (4000, 2) if lab.quick else (55_000, 4)
     limits = [f"trainer.max_epochs={epochs}", "trainer.limit_val_batches=0", "trainer.limit_test_batches=0"]
     rows: list[dict[str, Any]] = []
 
@@ -457,9 +491,8 @@ def throughput(lab: Lab) -> None:
         lab.train(f"run{len(rows)}", *lab.mnist, *limits, *contestant)
         return [row["seconds"] for row in lab.history(f"run{len(rows)}")]
 
-    compiles = any(line.startswith("compile:") for line in (CONFIGS / "train.yaml").read_text().splitlines())
     for name, contestant in CONTESTANTS.items():
-        if (lab.device == "cpu" and ("graph" in name or "compile" in name)) or ("compile=" in name and not compiles):
+        if lab.device == "cpu" and ("graph" in name or "compile" in name):
             continue
         if lab.left < 25 and rows:
             lab.found(cut_short=f"no time for {name} and what follows it")
@@ -481,18 +514,7 @@ def _bare(mode: str, lab: Lab) -> list[str]:
     return ["-m", "benchmarks.gpu", "--bare", mode, "--device", lab.device, *(["--quick"] if lab.quick else [])]
 
 
-@check(limit=60, alone=True)
-def profile(lab: Lab) -> None:
-    """Where a step's time goes: the share in which the device computes, and Lightning's own table."""
-    lab.found(bare_loop=json.loads(_last_line(lab.run(*_bare("profile", lab)).out)))
-    one = ["trainer.max_epochs=1", "trainer.limit_val_batches=0", "trainer.profiler=simple"]
-    lab.train("run", *lab.mnist, *one)
-    text = (lab.run_folder("run") / "fit-profile.txt").read_text()
-    print(text)
-    lab.found(train_py=[line.strip() for line in text.splitlines() if line.count("|") > 3][:20])
-
-
-@check(limit=170, alone=True)
+@check(limit=120, alone=True)
 def accuracies(lab: Lab) -> None:
     """Seconds to 99.0, 99.4 and 99.5 % by the experiments that there are; chosen on validation."""
     tiny = ["trainer.max_epochs=1", "data.typed=0"] if lab.quick else []
@@ -549,12 +571,20 @@ def _reached(history: list[dict[str, float]]) -> dict[str, Any]:
     return cells
 
 
+@check(limit=60, alone=True)
+def profile(lab: Lab) -> None:
+    """Where a step's time goes: the share in which the device computes, and Lightning's own table."""
+    lab.found(bare_loop=json.loads(_last_line(lab.run(*_bare("profile", lab)).out)))
+    one = ["trainer.max_epochs=1", "trainer.limit_val_batches=0", "trainer.profiler=simple"]
+    lab.train("run", *lab.mnist, *one)
+    text = (lab.run_folder("run") / "fit-profile.txt").read_text()
+    print(text)
+    lab.found(train_py=[line.strip() for line in text.splitlines() if line.count("|") > 3][:20])
+
+
 @check(limit=math.inf, alone=True)
 def record(lab: Lab) -> None:
     """`experiment=record` with as many seeds as there is time for, some at once on the card, and their ensemble."""
-    if not (CONFIGS / "experiment" / "record.yaml").exists():
-        lab.found(skipped="there is no configs/experiment/record.yaml")
-        return
     tiny = ["trainer.max_epochs=1", "data.typed=0"] if lab.quick else []
     workers, most = (1, 2) if lab.quick else (int(os.environ.get("RECORD_WORKERS", "4")), 20)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
@@ -645,7 +675,7 @@ def bare_loop(mode: str, device: str, quick: bool) -> None:
         print(json.dumps(_busy(lambda: epoch(step, 50), device)))
     else:
         one = _as_graph(step, device) if mode == "graph" else step
-        print([epoch(one) for _ in range(2 if quick else 6)])
+        print([epoch(one) for _ in range(2 if quick else 4)])
 
 
 def _synchronise(device: str) -> None:
@@ -724,6 +754,7 @@ class Runner:
         self.start = time.monotonic()
         self.results: dict[str, dict[str, Any]] = {}
         self.processes: set[subprocess.Popen] = set()
+        self.lock = threading.Lock()
 
     @cached_property
     def work(self) -> Path:
@@ -734,14 +765,15 @@ class Runner:
         return self.seconds - (time.monotonic() - self.start)
 
     def run(self, checks: dict[str, Check]) -> None:
-        """Runs all, in their order, as far as the time goes."""
+        """Runs all, in their order, as far as the time goes; what is left is kept for the last, if it has no limit."""
+        last = [*checks][-1]
+        share = RECORD_SHARE * self.seconds if math.isinf(checks[last].limit) else 0
         try:
             self.results = {name: {"status": "not run", "problem": "no time was left"} for name in checks}
-            last = [*checks][-1]
             for names in _together(checks):
                 with ThreadPoolExecutor(self.workers if len(names) > 1 else 1) as pool:
-                    kept = 0.0 if last in names or last != "record" else RECORD_SHARE * self.seconds
-                    for one in [pool.submit(self._check, name, checks[name].limit, kept) for name in names]:
+                    kept = 0 if last in names else share
+                    for one in [pool.submit(self._check, name, checks[name], kept) for name in names]:
                         one.result()
                 self._pack()
         finally:
@@ -750,48 +782,51 @@ class Runner:
             self.write()
             shutil.rmtree(self.work, ignore_errors=True)
 
-    def _check(self, name: str, limit: float, kept: float) -> None:
-        """Runs one check and writes what came of it.
-
-        Args:
-            name: of the check.
-            limit: seconds for it, if there are as many.
-            kept: seconds that have to be left for a later one.
-        """
-        limit = min(limit, self.left - kept - 2)
+    def _check(self, name: str, check: Check, kept: float) -> None:
+        """Runs one check, and writes what came of it; `kept` seconds have to be left for a later one."""
+        limit = min(check.limit, self.left - kept - 2)
         if limit < self.least:
             return
         print(f"{name} ...", flush=True)
         folder = self.work / name
         folder.mkdir()
-        log, began, status = folder / "log.txt", time.monotonic(), "passed"
-        with log.open("w") as file:
-            words = self.command(name, folder, limit - 2)
-            process = subprocess.Popen(
-                words, cwd=PROJECT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            self.processes.add(process)
-            try:
-                if process.wait(limit):
-                    status = "failed"
-            except subprocess.TimeoutExpired:
-                status = "timed out"
-            _kill(process)
-            self.processes.discard(process)
+        began = time.monotonic()
+        status = self._status(self.command(name, folder, limit - 2), check, limit, folder / "log.txt")
         found = folder / "findings.json"
         findings = json.loads(found.read_text()) if found.exists() else {}
-        if status == "passed" and "skipped" in findings:
-            status = "skipped"
         result: dict[str, Any] = {"status": status, "seconds": round(time.monotonic() - began, 1), "findings": findings}
-        logs = [log, *sorted(folder.glob("command-*/*"))]  # the latter of commands that were at work
+        logs = [folder / "log.txt", *sorted(folder.glob("command-*/*"))]  # the latter of commands that were at work
         lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
         if status in ("failed", "timed out"):
             result |= {"problem": _last_line("\n".join(lines)), "tail": lines[-TAIL:]}
-        self.results[name] = result
-        with (self.out / "log.txt").open("a") as file:
-            file.write("\n".join([f"{'=' * 20} {name}: {status}", *lines, "", ""]))
-        self.write()
+        with self.lock:
+            self.results[name] = result
+            with (self.out / "log.txt").open("a") as file:
+                file.write("\n".join([f"{'=' * 20} {name}: {status}", *lines, "", ""]))
+            self.write()
         print(f"{name}: {status}, {result['seconds']} s  {result.get('problem', '')}", flush=True)
+
+    def _status(self, words: list[str], check: Check, limit: float, log: Path) -> str:
+        """Runs a check's process to its end, or to its limit."""
+        few = max(1, (os.cpu_count() or 1) // (2 * self.workers))  # many processes share the cores
+        threads = {} if check.alone else {"OMP_NUM_THREADS": str(few)}
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                words,
+                cwd=PROJECT,
+                env=os.environ | threads,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self.processes.add(process)
+            try:
+                return "failed" if process.wait(limit) else "passed"
+            except subprocess.TimeoutExpired:
+                return "timed out"
+            finally:
+                _kill(process)
+                self.processes.discard(process)
 
     def write(self) -> None:
         """The results so far, as JSON and as a table."""
@@ -885,7 +920,7 @@ def main() -> None:
     parser.add_argument("--only", help="names of checks, with commas between them: " + ", ".join(CHECKS))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script")
     parser.add_argument("--quick", action="store_true", help="tiny settings, to try the script")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) // 5), help="checks at a time")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) // 3), help="checks at a time")
     for internal in ("--check", "--folder", "--bare"):  # what this script gives itself
         parser.add_argument(internal, help=argparse.SUPPRESS)
     parser.add_argument("--machine", action="store_true", help=argparse.SUPPRESS)
@@ -902,6 +937,8 @@ def main() -> None:
 
 def measure(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Runs the checks that were asked for."""
+    if not (CONFIGS / "experiment" / "record.yaml").exists():
+        del CHECKS["record"]
     names = given.only.split(",") if given.only else [*CHECKS]
     if wrong := [name for name in names if name not in CHECKS]:
         parser.error(f"--only {wrong[0]}: there is no such check, only {', '.join(CHECKS)}")
