@@ -29,7 +29,7 @@ export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 if [ -n "$(missing)" ] && compgen -G ".whl/*.whl" > /dev/null; then
     site=$(mktemp -d)
     trap 'rm -rf "$site"' EXIT
-    "$PYTHON" -m pip install --quiet --no-index --no-deps --no-cache-dir --target "$site" .whl/*.whl
+    "$PYTHON" -m pip install --quiet --no-index --no-deps --no-cache-dir --no-compile --target "$site" .whl/*.whl
     export PYTHONPATH="$PYTHONPATH:$site"
 fi
 if [ -n "$(missing)" ]; then
