@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -31,11 +31,15 @@ from digits.augmentation import Mixing, NoMixing
 from digits.data.batches import TrainingBatches
 from digits.data.dataset import DataSet
 from digits.data.images import TensorImages
+from digits.data.module import taught
 from digits.data.settings import TrainedData
 from digits.data.splits import Splits
 from digits.errors import UserError
 from digits.targets import make, parameters_of, target_of
 from digits.validation import user_errors
+
+if TYPE_CHECKING:
+    from digits.teacher import Teacher
 
 SPLITS = ("train", "val", "test")
 IDLE = SimpleNamespace(
@@ -86,6 +90,7 @@ class OwnDataModule(L.LightningDataModule):
         self.mean, self.std = [0.0], [1.0]
         self.augmentation = augmentation or nn.Identity()
         self.mixing: Mixing = NoMixing()
+        self.teacher: Teacher | None = None
         self.in_channels = 0
         self.image_size: int | None = None
         self.fingerprint = ""
@@ -348,12 +353,12 @@ class OwnDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         batch = self.module.on_after_batch_transfer(batch, dataloader_idx)
         changes = not (isinstance(self.augmentation, nn.Identity) and isinstance(self.mixing, NoMixing))
-        if not (changes and self.trainer and self.trainer.training):
+        if not ((changes or self.teacher) and self.trainer and self.trainer.training):
             return batch
         images, target = batch
         mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
         images, target = self.mixing(self.augmentation(images * std + mean), target)  # in [0, 1]
-        return (images - mean) / std, target
+        return ((images - mean) / std, *taught(self, images, target))
 
 
 class LoaderImages(TensorImages):
