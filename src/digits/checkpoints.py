@@ -1,10 +1,10 @@
 """Checkpoints: weights with what rebuilds the network and its data, and the figures of these very weights.
 
 `hyper_parameters` of a checkpoint is plain data: `model`, `loss`, `metrics`, `data` and `precision` rebuild the
-network, its data and its figures; the rest (optimizer, scheduler, augmentation, mixing, seed) is the recipe, for the
-record. `confidence`, added when training is over, says how sure the answers of these weights are: the temperature of
-their logits, and the gate's weights. `digits_format` says which version of this project can read it. Code of packages
-that it names runs only where the user trusts them: see `digits.targets`.
+network, its data and its figures; the rest (optimizer, scheduler, augmentation, mixing, distillation, seed) is the
+recipe, for the record. `confidence`, added when training is over, says how sure the answers of these weights are: the
+temperature of their logits, and the gate's weights. `digits_format` says which version of this project can read it.
+Code of packages that it names runs only where the user trusts them: see `digits.targets`.
 """
 
 import logging

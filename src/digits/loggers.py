@@ -163,7 +163,7 @@ def log_hyperparameters(trainer: L.Trainer, run: Run) -> None:
     shown = {name: settings[name] for name in ("model", "optimizer", "scheduler", "augmentation", "mixing", "seed")}
     data = settings["data"]
     shown["data"] = {name: data[name] for name in ("_target_", "dataset", "batch_size") if name in data}
-    shown |= {name: run.facts[name] for name in ("name", "tags") if run.facts.get(name)}
+    shown |= {name: run.facts[name] for name in ("name", "tags", "distillation") if run.facts.get(name)}
     for part in shown.values():
         if isinstance(part, dict):
             part.pop("_partial_", None)  # Hydra's, not a setting
