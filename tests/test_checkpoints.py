@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from digits.checkpoints import FORMAT, AtomicCheckpoints, Checkpoint
+from digits.checkpoints import FORMAT, Checkpoint
 from digits.data import DigitsDataModule
 from digits.errors import UserError
 from digits.networks import CNN
+from digits.runs.checkpointing import AtomicCheckpoints
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -84,6 +85,7 @@ def test_state_dict_loads_in_three_lines_without_lightning(trained: Path, sample
     code = f"""
 import sys, torch
 from digits.networks import CNN
+from digits.runs.checkpointing import AtomicCheckpoints
 network = CNN()
 network.load_state_dict(torch.load({str(trained / "mnist_cnn_model.pth")!r}, weights_only=True))
 network.eval()

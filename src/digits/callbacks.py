@@ -21,10 +21,10 @@ from digits.analysis import Mistakes, by_corrected_labels, confident_mistakes, m
 from digits.atomic import atomic_write
 from digits.classifier import Classifier
 from digits.data.module import data_of
+from digits.gate import known_logits
 from digits.html_report import Answered, html_report
 from digits.loggers import log_picture
 from digits.metrics import plain
-from digits.rejection import known_logits
 from digits.resized import inner
 from digits.runs.checkpointing import best_checkpoint
 from digits.runs.model_card import model_card

@@ -2,21 +2,31 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.models import DenseNet as TorchvisionDenseNet
-from torchvision.models import ResNet
-from torchvision.models.resnet import BasicBlock
 
 from digits.validation import checked_arguments
+
+if TYPE_CHECKING:
+    from digits.torchvision_networks import DenseNet, ResNet18
+
+__all__ = ["CNN", "DenseNet", "Ensemble", "Gated", "RawPixels", "ResNet18"]
 
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[Sequence[Count], Field(min_length=1)]
 Layers = Annotated[int, Field(ge=1, le=1000)]  # of a block: a file must not ask for endless ones
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("DenseNet", "ResNet18"):  # lazily: other networks should not wait a second for torchvision
+        from digits import torchvision_networks
+
+        return getattr(torchvision_networks, name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 class CNN(nn.Module):
@@ -55,7 +65,7 @@ class CNN(nn.Module):
         strided_stem: bool = False,
     ) -> None:
         super().__init__()
-        _check_size(image_size + strided_stem, len(channels))  # a pooling rounds down, the stem up
+        check_size(image_size + strided_stem, len(channels))  # a pooling rounds down, the stem up
         size = image_size + strided_stem >> len(channels)
 
         blocks: list[nn.Module] = []
@@ -81,88 +91,6 @@ class CNN(nn.Module):
         """Maps normalised images (B, in_channels, image_size, image_size) to logits (B, num_classes)."""
         features = self.features(images)  # (B, 64, 7, 7) by default
         return self.head(features)
-
-
-class ResNet18(ResNet):
-    """torchvision's ResNet-18 with a stem for small images.
-
-    The original's 7×7 convolution of stride 2, made for 224 pixels, would leave 7×7 pixels of a digit before the
-    first block. Here a 3×3 convolution of stride 1 keeps them all, and `stem_pool` halves them once.
-
-    Source: He et al., Deep Residual Learning for Image Recognition, https://arxiv.org/abs/1512.03385.
-
-    Args:
-        in_channels: channels of the images.
-        num_classes: number of logits.
-        image_size: height and width of the images, in pixels.
-        blocks: residual blocks in each of the four stages, of 64, 128, 256 and 512 channels.
-        dropout: probability, in [0, 1], of dropping a feature in front of the last layer, in training.
-        stem_pool: halve the image in front of the first block; without it the network takes four times as long.
-
-    Raises:
-        ValueError: for an argument out of range.
-    """
-
-    fc: nn.Module
-
-    @checked_arguments
-    def __init__(
-        self,
-        in_channels: int = 1,
-        num_classes: int = 10,
-        image_size: int = 28,
-        blocks: Annotated[Sequence[Layers], Field(min_length=4, max_length=4)] = (2, 2, 2, 2),
-        dropout: Probability = 0.0,
-        stem_pool: bool = True,
-    ) -> None:
-        _check_size(image_size, halvings=3 + stem_pool)
-        super().__init__(BasicBlock, list(blocks), num_classes=num_classes)
-        self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")  # as the other convolutions
-        if not stem_pool:
-            self.maxpool = nn.Identity()
-        self.fc = nn.Sequential(nn.Dropout(dropout), self.fc)
-
-
-class DenseNet(TorchvisionDenseNet):
-    """torchvision's DenseNet-BC with a stem for small images, as ResNet18 has it.
-
-    The defaults make a small one; `growth_rate=32 blocks=[6,12,24,16] init_channels=64` is DenseNet-121.
-
-    Source: Huang et al., Densely Connected Convolutional Networks, https://arxiv.org/abs/1608.06993.
-
-    Args:
-        in_channels: channels of the images.
-        num_classes: number of logits.
-        image_size: height and width of the images, in pixels.
-        growth_rate: channels that each layer of a block adds.
-        blocks: layers in each block; between two blocks, image and channels are halved.
-        init_channels: channels of the stem.
-        dropout: probability, in [0, 1], of dropping an output of each layer, in training, as in the paper.
-        stem_pool: halve the image in front of the first block; without it the network takes four times as long.
-
-    Raises:
-        ValueError: for an argument out of range.
-    """
-
-    @checked_arguments
-    def __init__(
-        self,
-        in_channels: int = 1,
-        num_classes: int = 10,
-        image_size: int = 28,
-        growth_rate: Count = 16,
-        blocks: Annotated[Sequence[Layers], Field(min_length=1)] = (4, 6, 6),
-        init_channels: Count = 32,
-        dropout: Probability = 0.0,
-        stem_pool: bool = True,
-    ) -> None:
-        _check_size(image_size, halvings=len(blocks) - 1 + stem_pool)
-        super().__init__(growth_rate, tuple(blocks), init_channels, drop_rate=dropout, num_classes=num_classes)
-        self.features.conv0 = nn.Conv2d(in_channels, init_channels, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.features.conv0.weight)  # as the other convolutions
-        if not stem_pool:
-            self.features.pool0 = nn.Identity()
 
 
 class Ensemble(nn.Module):
@@ -223,6 +151,11 @@ class Gated(nn.Module):
         return self.network(pixels), self.gate(pixels)
 
 
-def _check_size(image_size: int, halvings: int) -> None:
+def check_size(image_size: int, halvings: int) -> None:
+    """Refuses more halvings than an image has.
+
+    Raises:
+        ValueError: if nothing would be left of it.
+    """
     if image_size >> halvings < 1:
         raise ValueError(f"{halvings} halvings leave nothing of {image_size} pixels")
