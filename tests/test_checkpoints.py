@@ -85,7 +85,6 @@ def test_state_dict_loads_in_three_lines_without_lightning(trained: Path, sample
     code = f"""
 import sys, torch
 from digits.networks import CNN
-from digits.runs.checkpointing import AtomicCheckpoints
 network = CNN()
 network.load_state_dict(torch.load({str(trained / "mnist_cnn_model.pth")!r}, weights_only=True))
 network.eval()
