@@ -6,7 +6,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from digits import hardware, parts, rehearsal, report
 from digits.augmentation import Mixing, by_image
 from digits.callbacks import Advice, ProgressBar
-from digits.checkpoints import AtomicCheckpoints, Checkpoint
+from digits.checkpoints import Checkpoint
 from digits.classifier import Classifier
 from digits.data import DigitsDataModule
 from digits.data.own_module import OwnDataModule
@@ -31,15 +31,17 @@ from digits.metrics import direction_of, entries
 from digits.networks import RawPixels
 from digits.optimizers import make_optimizer
 from digits.overrides import READ_BY_BUILD
-from digits.rejection import FitGate, GateSettings
-from digits.rejection import fit_gate as fit
 from digits.resized import inner
+from digits.runs.checkpointing import AtomicCheckpoints
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
 from digits.schedules import make_schedule
 from digits.targets import make_kind, packages, parameters_of, target_of
 from digits.teacher import DistillationSettings, Teacher, open_teachers
 from digits.validation import user_errors
+
+if TYPE_CHECKING:
+    from digits.rejection import FitGate
 
 WHITENED = 2000  # images are enough for the statistics of their patches
 TRIES = 10  # of an augmentation: what it does by chance should be among them
@@ -276,7 +278,7 @@ def settings(cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer) -> dic
     return {**recipe, "data": data.settings, "precision": trainer.precision}
 
 
-def fit_gate(cfg: DictConfig) -> FitGate | None:
+def fit_gate(cfg: DictConfig) -> "FitGate | None":
     """Fits the gate of the tested checkpoint; None in a fold of a cross-validation, which nobody predicts with.
 
     Raises:
@@ -284,6 +286,9 @@ def fit_gate(cfg: DictConfig) -> FitGate | None:
     """
     if "rejection" not in cfg:  # in the config of an older run
         return None
+    from digits.rejection import GateSettings
+    from digits.rejection import fit_gate as fit
+
     with user_errors("rejection"):
         settings = GateSettings.model_validate(_plain(cfg.rejection))
     return partial(fit, settings=settings) if settings.passes and not cfg.data.get("folds") else None

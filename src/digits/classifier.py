@@ -28,7 +28,7 @@ from digits.schedules import WarmUp, make_schedule
 from digits.validation import Settings, user_errors
 
 if TYPE_CHECKING:
-    from digits.rejection import Gate
+    from digits.gate import Gate
 
 Batch = tuple[Tensor, ...]  # images and target; in training with a teacher, also the true target
 FINITE_CHECK_EVERY_N_STEPS = 50
