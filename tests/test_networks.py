@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from digits.networks import CNN, DenseNet, Ensemble, ResNet18
+from digits.data import DigitsDataModule
+from digits.networks import CNN, DenseNet, Ensemble, ResNet18, SeparableCNN, StagedCNN, Whitening
 
 
 def count(network: torch.nn.Module) -> int:
@@ -112,14 +113,14 @@ def test_stem_keeps_the_digit(network_class: type, first_block: str, stem_pool: 
     assert seen[0][-2:] == (size, size)
 
 
-@pytest.mark.parametrize("network_class", [CNN, ResNet18, DenseNet])
+@pytest.mark.parametrize("network_class", [CNN, ResNet18, DenseNet, StagedCNN, SeparableCNN])
 @pytest.mark.parametrize("image_size", [16, 28, 32])
 def test_takes_the_datas_channels_classes_and_size(network_class: type, image_size: int) -> None:
     network = network_class(in_channels=3, num_classes=47, image_size=image_size)
     logits = network(torch.randn(2, 3, image_size, image_size))
     assert logits.shape == (2, 47)
     logits.sum().backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
 
 
 @pytest.mark.parametrize("network_class", [ResNet18, DenseNet])
@@ -136,6 +137,10 @@ def test_dropout_is_off_in_evaluation_only(network_class: type) -> None:
     ("network_class", "arguments", "message"),
     [
         (ResNet18, {"dropout": 2}, "dropout=2"),
+        (StagedCNN, {"widths": [8, 16]}, "give one of each for each stage, not 2, 3 and 3"),
+        (StagedCNN, {"pooled": [True] * 3, "stride": 4}, "3 halvings leave nothing of 7 pixels"),
+        (StagedCNN, {"head": "sum"}, "head=sum"),
+        (SeparableCNN, {"layers": [2, 2]}, "give one of each for each stage, not 3 and 2"),
         (ResNet18, {"blocks": [2, 2, 2]}, "at least 4 items"),
         (ResNet18, {"image_size": 8}, "4 halvings leave nothing of 8 pixels"),
         (DenseNet, {"dropout": -1}, "dropout=-1"),
@@ -158,3 +163,59 @@ def test_ensemble_is_the_mean_of_probabilities() -> None:
     log_probabilities = Ensemble(members)(images)
     torch.testing.assert_close(log_probabilities.exp(), expected.float())
     torch.testing.assert_close(log_probabilities.softmax(dim=1), expected.float())
+
+
+def test_whitened_patches_are_uncorrelated_and_of_variance_1(sample: DigitsDataModule) -> None:
+    images = sample.normalise(sample.splits.train.images[:1000].double() / 255)
+    layer = Whitening(1, size=2, stride=2).double()
+    layer.fit(images, epsilon=0)
+    patches = layer(images).movedim(1, 0).flatten(1)  # (8, patches), those that the layer looks at in each second place
+    torch.testing.assert_close(patches[:4], -patches[4:])
+    everywhere = F.conv2d(images, layer.weight).movedim(1, 0).flatten(1)[:4]
+    torch.testing.assert_close(everywhere.cov(), torch.eye(4).double())
+    assert not layer.weight.requires_grad
+
+
+def test_staged_network_written_out() -> None:
+    torch.manual_seed(0)
+    network = StagedCNN(widths=[8, 16], convolutions=[2, 1], pooled=[True, False], squeeze=8, head="mean").eval()
+    stages = (8 * 9 * 8 + 8 * 9 * 8 + 4 * 8) + (8 * 9 * 16 + 2 * 16)  # convolutions and batch norms
+    squeezes = (8 * 1 + 1 + 1 * 8 + 8) + (16 * 2 + 2 + 2 * 16 + 16)
+    assert count(network) == 4 * 8 + stages + squeezes + (16 * 10 + 10)
+
+    images = torch.randn(3, 1, 28, 28)
+    w = network.state_dict()
+    scale = (1 + 1e-5) ** -0.5  # of a batch norm that has seen nothing
+    x = F.conv2d(images, w["features.0.weight"], stride=2)
+    assert x.shape == (3, 8, 14, 14)
+    x = F.relu(F.max_pool2d(F.conv2d(x, w["features.1.weight"], padding=1), 2) * scale)
+    x = F.relu(F.conv2d(x, w["features.5.weight"], padding=1) * scale)
+    factors = F.linear(x.mean((2, 3)), w["features.8.factors.0.weight"], w["features.8.factors.0.bias"]).relu()
+    factors = F.linear(factors, w["features.8.factors.2.weight"], w["features.8.factors.2.bias"]).sigmoid()
+    x = F.relu(F.conv2d(x * factors[:, :, None, None], w["features.9.weight"], padding=1) * scale)
+    factors = F.linear(x.mean((2, 3)), w["features.12.factors.0.weight"], w["features.12.factors.0.bias"]).relu()
+    factors = F.linear(factors, w["features.12.factors.2.weight"], w["features.12.factors.2.bias"]).sigmoid()
+    x = (x * factors[:, :, None, None]).mean((2, 3))
+    torch.testing.assert_close(network(images), F.linear(x, w["head.1.weight"], w["head.1.bias"]))
+
+
+def test_a_stage_begins_as_a_partial_identity() -> None:
+    network = StagedCNN(whitening=0, widths=[4], convolutions=[2], pooled=[False])
+    second = network.features[3]
+    assert isinstance(second, torch.nn.Conv2d)
+    features = torch.randn(2, 4, 9, 9)
+    torch.testing.assert_close(second(features), features)
+
+
+def test_head_takes_the_largest_value_wherever_it_is() -> None:
+    network = StagedCNN(whitening=0, widths=[4], convolutions=[1], pooled=[False]).eval()
+    images = torch.zeros(1, 1, 28, 28)
+    images[..., 10:14, 8:12] = 1
+    torch.testing.assert_close(network(images), network(images.roll((5, -3), (2, 3))))
+
+
+def test_parameters_of_the_small_networks() -> None:
+    assert count(StagedCNN()) == 142_506
+    assert count(SeparableCNN()) == 6_586
+    tiny = StagedCNN(widths=[8, 12, 14], convolutions=[1, 2, 3], whitening=0, head="mean")
+    assert count(tiny) == 7_570
