@@ -387,7 +387,7 @@ def tests(lab: Lab) -> None:
 @check(limit=130)
 def parts(lab: Lab) -> None:
     """Every network, augmentation, optimizer, schedule and precision makes some steps, and its test."""
-    few = [*SAMPLE, "trainer.max_epochs=2", f"trainer.limit_train_batches={2 if lab.quick else 20}"]
+    few = [*SAMPLE, "logger=csv", "trainer.max_epochs=2", f"trainer.limit_train_batches={2 if lab.quick else 20}"]
     groups = ("model", "augmentation", "optimizer", "scheduler", "mixing", "callbacks", "loss")
     sweeps = {group: [path.stem for path in sorted((CONFIGS / group).glob("*.yaml"))] for group in groups}
     sweeps["trainer.precision"] = ["bf16-mixed", "16-mixed", "32-true", "bf16-true"]
@@ -718,7 +718,8 @@ def _busy(run: Callable[[], float], device: str) -> dict[str, Any]:
         return {"ms_a_step": round(1000 * seconds / 50, 3)}
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         run()
-    kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_device = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [event for event in on_device if not event.is_user_annotation]  # which span kernels
     busy = sum(event.self_device_time_total for event in kernels) / 1e6
     return {
         "ms_a_step": round(1000 * seconds / 50, 3),
