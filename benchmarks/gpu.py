@@ -599,6 +599,8 @@ def record(lab: Lab) -> None:
             words = ["train.py", *lab.trainer, *PLAIN, "experiment=record", *lab.mnist, *tiny, f"seed={seed}"]
             words.append(f"log_dir={lab.folder / str(seed)}")
             running[seed] = subprocess.Popen([sys.executable, *words], cwd=PROJECT, env=os.environ | threads), now
+        if not running or now > end:
+            break
         for one, (process, started) in list(running.items()):
             if process.poll() is not None:
                 del running[one]
@@ -610,8 +612,6 @@ def record(lab: Lab) -> None:
                     lab.found(**found, seconds=round(now - began, 1), at_once=workers, rows=rows)
                 else:
                     lab.found(failed=[*lab.findings.get("failed", []), one])
-        if not running or now > end:
-            break
         time.sleep(0.1)
     for one, (process, _) in running.items():
         process.kill()
