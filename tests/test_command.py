@@ -27,6 +27,8 @@ ERRORS = {
     "freeze=[1]": "freeze=1: fits no parameter. There are features, head",
     "freeze=[{a:1}]": "freeze={'a': 1}: give a name",
     "pretrained=[1]": "pretrained=[1]: give a name",
+    "teacher=[{a:1}]": "teacher={'a': 1}: give a name",
+    "teacher=nowhere.ckpt": "nowhere.ckpt: no such file. Give a checkpoint or a run's folder",
     "xyzzy=1": "there is no key xyzzy. See --help for the keys that there are.",
     "optimizer=adam,sgd": "optimizer=adam,sgd: several values. -m in front runs each of them",
     "epochs=3": "there is no key epochs. Did you mean trainer.max_epochs?",

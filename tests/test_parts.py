@@ -194,5 +194,7 @@ def test_rehearsal_of_what_works() -> None:
 
 def test_rehearsal_of_a_mixing_gives_the_loss_probabilities() -> None:
     rehearse(CNN(), CrossEntropy(), [], SHAPE, NAMES, mixed=True)
-    with pytest.raises(UserError, match=r"loss._target_=mine: fails on .* probabilities, as a mixing makes them"):
+    with pytest.raises(
+        UserError, match=r"loss._target_=mine: fails on .* probabilities, as a mixing or a teacher makes"
+    ):
         rehearse(CNN(), nn.MultiMarginLoss(), [], SHAPE, NAMES, mixed=True)

@@ -281,3 +281,23 @@ def test_a_resumed_sweep_resumes_during_its_job(command: Command, monkeypatch: p
     whole = command("train", *words)
     for job in "01":
         assert rows(resumed.folder / job) == rows(whole.folder / job)
+
+
+def test_a_taught_run_resumes_wherever_its_teacher_is(command: Command, cut_run, trained: Path, tmp_path: Path) -> None:
+    words = ["teacher=[t.ckpt]", "augmentation=affine", "distillation.temperature=2"]
+    best, moved = trained / "checkpoints" / "best.ckpt", tmp_path / "moved.ckpt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        Path("t.ckpt").write_bytes(best.read_bytes())
+        folder = cut_run(16, *words)
+        whole = command("train", *SMALL, *words)
+    (tmp_path / "t.ckpt").rename(moved)
+    gone = command("train", f"resume={folder}")
+    assert gone.code == 1
+    assert "t.ckpt: no such file" in gone.err
+    other = command("train", f"resume={folder}", f"teacher={whole.folder}")
+    assert other.code == 1
+    assert "of another run, its distillation is not this one's" in other.err
+    resumed = command("train", f"resume={folder}", f"teacher={moved}")
+    assert resumed.code == 0, resumed.err
+    assert_same(resumed, whole)

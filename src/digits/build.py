@@ -6,7 +6,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from digits import hardware, parts, rehearsal, report
 from digits.augmentation import Mixing, by_image
 from digits.callbacks import Advice, ProgressBar
-from digits.checkpoints import AtomicCheckpoints, Checkpoint
+from digits.checkpoints import Checkpoint
 from digits.classifier import Classifier
 from digits.data import DigitsDataModule
 from digits.data.own_module import OwnDataModule
@@ -31,14 +31,17 @@ from digits.metrics import direction_of, entries
 from digits.networks import RawPixels
 from digits.optimizers import make_optimizer
 from digits.overrides import READ_BY_BUILD
-from digits.rejection import FitGate, GateSettings
-from digits.rejection import fit_gate as fit
 from digits.resized import inner
+from digits.runs.checkpointing import AtomicCheckpoints
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
 from digits.schedules import make_schedule
-from digits.targets import make_kind, parameters_of, target_of
+from digits.targets import make_kind, packages, parameters_of, target_of
+from digits.teacher import DistillationSettings, Teacher, open_teachers
 from digits.validation import user_errors
+
+if TYPE_CHECKING:
+    from digits.rejection import FitGate
 
 WHITENED = 2000  # images are enough for the statistics of their patches
 TRIES = 10  # of an augmentation: what it does by chance should be among them
@@ -58,6 +61,7 @@ def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
     if rehearsal.announced_shape(cfg.data) is None:
         rehearsal.rehearse(cfg, found.shape)
     found.mixing = _mixing(cfg, found.num_classes)
+    found.teacher = _teacher(cfg, found, run)
     if isinstance(found, DigitsDataModule) and found.dataset != cfg.data.dataset:  # the fall-back
         cfg.data.dataset, cfg.data.val_size = found.dataset, len(found.splits.val)
     run.update(seed=cfg.seed, dataset=found.dataset, data=found.name, split_sizes=found.split_sizes)
@@ -65,6 +69,19 @@ def data(cfg: DictConfig, run: Run) -> DigitsDataModule:
         run.update(typed_images=typed)
     log.info("%s", report.data_statistics(found))
     return found
+
+
+def _teacher(cfg: DictConfig, data: DigitsDataModule, run: Run) -> Teacher | None:
+    """Who labels the training images, if anybody; the record and the config then say who, wherever a run resumes."""
+    if not cfg.get("teacher"):  # not in the config of an older run
+        return None
+    with user_errors("distillation"):
+        settings = DistillationSettings.model_validate(_plain(cfg.distillation))
+    made = Teacher(open_teachers(cfg.teacher, data, packages(cfg.trust)), settings)
+    cfg.teacher = [one["ckpt_path"] for one in made.facts]
+    run.update(distillation=made.settings | {"teachers": made.facts})
+    log.info("teacher: %s", made)
+    return made
 
 
 def data_module(cfg: DictConfig, augmentation: nn.Module | None = None) -> Any:
@@ -257,10 +274,11 @@ def settings(cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer) -> dic
     recipe = {name: plain[name] for name in ("optimizer", "scheduler", "augmentation", "mixing", "seed")}
     recipe["model"] = parts.without_pretraining(_network_settings(cfg, data))
     recipe |= {"loss": _loss_settings(cfg, data), "metrics": plain["metrics"]}
+    recipe["distillation"] = data.teacher.settings if data.teacher else {}
     return {**recipe, "data": data.settings, "precision": trainer.precision}
 
 
-def fit_gate(cfg: DictConfig) -> FitGate | None:
+def fit_gate(cfg: DictConfig) -> "FitGate | None":
     """Fits the gate of the tested checkpoint; None in a fold of a cross-validation, which nobody predicts with.
 
     Raises:
@@ -268,6 +286,9 @@ def fit_gate(cfg: DictConfig) -> FitGate | None:
     """
     if "rejection" not in cfg:  # in the config of an older run
         return None
+    from digits.rejection import GateSettings
+    from digits.rejection import fit_gate as fit
+
     with user_errors("rejection"):
         settings = GateSettings.model_validate(_plain(cfg.rejection))
     return partial(fit, settings=settings) if settings.passes and not cfg.data.get("folds") else None

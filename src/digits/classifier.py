@@ -28,9 +28,9 @@ from digits.schedules import WarmUp, make_schedule
 from digits.validation import Settings, user_errors
 
 if TYPE_CHECKING:
-    from digits.rejection import Gate
+    from digits.gate import Gate
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # images and target; in training with a teacher, also the true target
 FINITE_CHECK_EVERY_N_STEPS = 50
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class Classifier(L.LightningModule):
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, target = batch
+        images, target, *true = batch
         logits = self.step(images)
         loss = self.loss(logits, target).mean()
         # On the CPU at each; a look at each would make the host wait for a GPU.
@@ -165,7 +165,8 @@ class Classifier(L.LightningModule):
             self._check_finite("train/loss", mean_loss)  # of all processes, so that all of them stop
             if to_log:
                 self._log_step(float(mean_loss))
-        hard = target.argmax(dim=1) if target.ndim > 1 else target  # of a mixed image, the heavier class
+        hard = true[0] if true else target  # no teacher's answer
+        hard = hard.argmax(dim=1) if hard.ndim > 1 else hard  # of a mixed image, the heavier class
         self.train_metrics.update(logits.detach(), hard)
         self.train_loss.update(loss.detach().expand(len(target)))
         if not self._logged:

@@ -2,23 +2,32 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.models import DenseNet as TorchvisionDenseNet
-from torchvision.models import ResNet
-from torchvision.models.resnet import BasicBlock
-from torchvision.ops import SqueezeExcitation
 
 from digits.validation import checked_arguments
+
+if TYPE_CHECKING:
+    from digits.torchvision_networks import DenseNet, ResNet18
+
+__all__ = ["CNN", "DenseNet", "Ensemble", "Gated", "RawPixels", "ResNet18", "SeparableCNN", "StagedCNN", "Whitening"]
 
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[Sequence[Count], Field(min_length=1)]
 Layers = Annotated[int, Field(ge=1, le=1000)]  # of a block: a file must not ask for endless ones
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("DenseNet", "ResNet18"):  # lazily: other networks should not wait a second for torchvision
+        from digits import torchvision_networks
+
+        return getattr(torchvision_networks, name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 class CNN(nn.Module):
@@ -57,7 +66,7 @@ class CNN(nn.Module):
         strided_stem: bool = False,
     ) -> None:
         super().__init__()
-        _check_size(image_size + strided_stem, len(channels))  # a pooling rounds down, the stem up
+        check_size(image_size + strided_stem, len(channels))  # a pooling rounds down, the stem up
         size = image_size + strided_stem >> len(channels)
 
         blocks: list[nn.Module] = []
@@ -83,88 +92,6 @@ class CNN(nn.Module):
         """Maps normalised images (B, in_channels, image_size, image_size) to logits (B, num_classes)."""
         features = self.features(images)  # (B, 64, 7, 7) by default
         return self.head(features)
-
-
-class ResNet18(ResNet):
-    """torchvision's ResNet-18 with a stem for small images.
-
-    The original's 7×7 convolution of stride 2, made for 224 pixels, would leave 7×7 pixels of a digit before the
-    first block. Here a 3×3 convolution of stride 1 keeps them all, and `stem_pool` halves them once.
-
-    Source: He et al., Deep Residual Learning for Image Recognition, https://arxiv.org/abs/1512.03385.
-
-    Args:
-        in_channels: channels of the images.
-        num_classes: number of logits.
-        image_size: height and width of the images, in pixels.
-        blocks: residual blocks in each of the four stages, of 64, 128, 256 and 512 channels.
-        dropout: probability, in [0, 1], of dropping a feature in front of the last layer, in training.
-        stem_pool: halve the image in front of the first block; without it the network takes four times as long.
-
-    Raises:
-        ValueError: for an argument out of range.
-    """
-
-    fc: nn.Module
-
-    @checked_arguments
-    def __init__(
-        self,
-        in_channels: int = 1,
-        num_classes: int = 10,
-        image_size: int = 28,
-        blocks: Annotated[Sequence[Layers], Field(min_length=4, max_length=4)] = (2, 2, 2, 2),
-        dropout: Probability = 0.0,
-        stem_pool: bool = True,
-    ) -> None:
-        _check_size(image_size, halvings=3 + stem_pool)
-        super().__init__(BasicBlock, list(blocks), num_classes=num_classes)
-        self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")  # as the other convolutions
-        if not stem_pool:
-            self.maxpool = nn.Identity()
-        self.fc = nn.Sequential(nn.Dropout(dropout), self.fc)
-
-
-class DenseNet(TorchvisionDenseNet):
-    """torchvision's DenseNet-BC with a stem for small images, as ResNet18 has it.
-
-    The defaults make a small one; `growth_rate=32 blocks=[6,12,24,16] init_channels=64` is DenseNet-121.
-
-    Source: Huang et al., Densely Connected Convolutional Networks, https://arxiv.org/abs/1608.06993.
-
-    Args:
-        in_channels: channels of the images.
-        num_classes: number of logits.
-        image_size: height and width of the images, in pixels.
-        growth_rate: channels that each layer of a block adds.
-        blocks: layers in each block; between two blocks, image and channels are halved.
-        init_channels: channels of the stem.
-        dropout: probability, in [0, 1], of dropping an output of each layer, in training, as in the paper.
-        stem_pool: halve the image in front of the first block; without it the network takes four times as long.
-
-    Raises:
-        ValueError: for an argument out of range.
-    """
-
-    @checked_arguments
-    def __init__(
-        self,
-        in_channels: int = 1,
-        num_classes: int = 10,
-        image_size: int = 28,
-        growth_rate: Count = 16,
-        blocks: Annotated[Sequence[Layers], Field(min_length=1)] = (4, 6, 6),
-        init_channels: Count = 32,
-        dropout: Probability = 0.0,
-        stem_pool: bool = True,
-    ) -> None:
-        _check_size(image_size, halvings=len(blocks) - 1 + stem_pool)
-        super().__init__(growth_rate, tuple(blocks), init_channels, drop_rate=dropout, num_classes=num_classes)
-        self.features.conv0 = nn.Conv2d(in_channels, init_channels, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.features.conv0.weight)  # as the other convolutions
-        if not stem_pool:
-            self.features.pool0 = nn.Identity()
 
 
 class Whitening(nn.Conv2d):
@@ -202,13 +129,32 @@ class Whitening(nn.Conv2d):
         self.weight.copy_(torch.cat([filters, -filters]))
 
 
+class SqueezeExcitation(nn.Module):
+    """Multiplies each channel by a factor that depends on the means of all channels.
+
+    Source: Hu et al., Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507.
+
+    Args:
+        channels: of the features.
+        units: of the hidden layer.
+    """
+
+    def __init__(self, channels: int, units: int) -> None:
+        super().__init__()
+        layers = nn.Linear(channels, units), nn.ReLU(), nn.Linear(units, channels), nn.Sigmoid()
+        self.factors = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps features (B, channels, H, W) to such features."""
+        return features * self.factors(features.mean(dim=(2, 3)))[:, :, None, None]
+
+
 class StagedCNN(nn.Module):
     """Stages of 3×3 convolutions, each with batch norm and ReLU; behind them one value for each channel.
 
     The convolutions begin as partial identities, so that a deep network learns from its first step on.
 
-    Source: Keller Jordan's airbench, https://arxiv.org/abs/2404.00498, for the whitening, the stages and their start;
-    squeeze and excitation: Hu et al., https://arxiv.org/abs/1709.01507.
+    Source: Keller Jordan's airbench, https://arxiv.org/abs/2404.00498, for the whitening, the stages and their start.
 
     Args:
         in_channels: channels of the images.
@@ -219,7 +165,7 @@ class StagedCNN(nn.Module):
         pooled: whether the first convolution of a stage is followed by a 2×2 max pool.
         whitening: height and width, in pixels, of the patches of a `Whitening` in front; 0: none.
         stride: of the whitening.
-        squeeze: channels for each unit of the squeeze and excitation at the end of a stage; 0: none.
+        squeeze: channels for each unit of the `SqueezeExcitation` at the end of a stage; 0: none.
         momentum: share of a batch's statistics in those that batch norm keeps.
         head: what becomes of a channel: its largest value, or its mean.
         dropout: probability, in [0, 1], of dropping a channel in front of the last layer, in training.
@@ -250,7 +196,7 @@ class StagedCNN(nn.Module):
                 f"widths, convolutions and pooled: give one of each for each stage, not {len(widths)},"
                 f" {len(convolutions)} and {len(pooled)}"
             )
-        _check_size(image_size // (stride if whitening else 1), sum(pooled))
+        check_size(image_size // (stride if whitening else 1), sum(pooled))
         channels = in_channels
         self.features = nn.Sequential()
         if whitening:
@@ -312,7 +258,7 @@ class SeparableCNN(nn.Module):
         super().__init__()
         if len(widths) != len(layers):
             raise ValueError(f"widths and layers: give one of each for each stage, not {len(widths)} and {len(layers)}")
-        _check_size(image_size, len(widths) - 1)
+        check_size(image_size, len(widths) - 1)
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
         )
@@ -404,6 +350,11 @@ class Gated(nn.Module):
         return self.network(pixels), self.gate(pixels)
 
 
-def _check_size(image_size: int, halvings: int) -> None:
+def check_size(image_size: int, halvings: int) -> None:
+    """Refuses more halvings than an image has.
+
+    Raises:
+        ValueError: if nothing would be left of it.
+    """
     if image_size >> halvings < 1:
         raise ValueError(f"{halvings} halvings leave nothing of {image_size} pixels")

@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from digits.errors import UserError
 from digits.targets import parameters_of, target_of
@@ -22,7 +22,16 @@ from digits.validation import FilePath, Name, Settings, problem_of
 PACKAGE = Path(__file__).parent
 # A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU,
 # a size that is a share, pixel statistics to be computed or given for each channel, images of their own size.
-ANY_KIND = {"trust", "trainer.devices", "data.val_size", "data.test_size", "data.mean", "data.std", "data.image_size"}
+ANY_KIND = {
+    "trust",
+    "teacher",
+    "trainer.devices",
+    "data.val_size",
+    "data.test_size",
+    "data.mean",
+    "data.std",
+    "data.image_size",
+}
 AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches")
 # Groups of which none can be chosen.
 OPTIONAL_GROUPS = ("experiment", "hparams_search", "debug")
@@ -217,10 +226,15 @@ def check_job(cfg: DictConfig) -> None:
         raise UserError(problem)
 
 
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
 class _Untold(Settings, extra="ignore"):
     """Keys whose default does not tell what else they may hold."""
 
     pretrained: FilePath | None = None
+    teacher: Annotated[list[Name], BeforeValidator(_as_list)] = Field([])
     freeze: list[Name] = Field([])
     tags: list[Name] = Field([])
 

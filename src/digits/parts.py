@@ -180,7 +180,7 @@ def rehearse(
         entries: the metric list.
         shape: `in_channels`, `num_classes` and `image_size`.
         names: what to call `model` and `loss` in an error.
-        mixed: whether training mixes images, so that the loss gets probabilities (B, num_classes).
+        mixed: whether training mixes images or has a teacher, so that the loss gets probabilities (B, num_classes).
 
     Raises:
         UserError: naming the part that fails, or gives something of the wrong shape.
@@ -195,7 +195,11 @@ def rehearse(
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UserError(f"{names['model']}: gives {given} for 2 images, not logits of shape {(2, classes)}")
-    targets = f"probabilities, as a mixing makes them, of shape {(2, classes)}" if mixed else "targets of shape (2,)"
+    targets = (
+        f"probabilities, as a mixing or a teacher makes them, of shape {(2, classes)}"
+        if mixed
+        else "targets of shape (2,)"
+    )
     with one_line_errors(names["loss"], f"fails on logits of shape {(2, classes)} and {targets}"):
         value = loss(logits, nn.functional.one_hot(target, classes).float() if mixed else target)
         if value.shape not in ((), (2,)) or not value.is_floating_point():

@@ -42,7 +42,7 @@ def rehearse(cfg: DictConfig, shape: Mapping[str, int] | None = None) -> None:
     if not shape:
         return
     names = {name: f"{name}._target_={plain[name].get('_target_')}" for name in ("model", "loss")}
-    mixed = plain["mixing"]["_target_"] != "digits.augmentation.NoMixing"
+    mixed = plain["mixing"]["_target_"] != "digits.augmentation.NoMixing" or bool(plain.get("teacher"))
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers stay as they are
         settings = parts.network_settings(plain["model"], shape, **plain["model_input"])
         loss = instantiate(parts.loss_settings(plain["loss"], None, shape["num_classes"]), _convert_="all")

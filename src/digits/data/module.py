@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -23,6 +23,10 @@ from digits.data.settings import DataSettings, TrainedData
 from digits.data.splits import Splits, cut_fold, size_in_images, split
 from digits.errors import UserError
 from digits.validation import user_errors
+
+if TYPE_CHECKING:
+    from digits.data.own_module import OwnDataModule
+    from digits.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +77,7 @@ class DigitsDataModule(L.LightningDataModule):
         self.augmentation = augmentation or nn.Identity()
         self.mixing = mixing or NoMixing()
         self.augments = True  # a callback may end that
+        self.teacher: Teacher | None = None  # who makes the targets of training soft: see digits.teacher
         self.batch_size = self.options.batch_size  # which a tuner may change
         self.eval_batch_size = self.options.eval_batch_size
         self.image_size, self.in_channels = self.options.image_size, int(self.options.channels)
@@ -300,13 +305,14 @@ class DigitsDataModule(L.LightningDataModule):
             "persistent_workers": self.options.persistent_workers and workers > 0,
         }
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, ...]:
         images, target = batch
         images = images.float() / 255  # (B, C, H, W) in [0, 1]
-        if self.augments and self.trainer and self.trainer.training:
-            images = self.augmentation(images)
-            images, target = self.mixing(images, target)
-        return self.normalise(images), target
+        if not (self.trainer and self.trainer.training):
+            return self.normalise(images), target
+        if self.augments:
+            images, target = self.mixing(self.augmentation(images), target)
+        return (self.normalise(images), *taught(self, images, target))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels in [0, 1] to the network's input: (B, C, H, W), or with one channel of any shape."""
@@ -317,6 +323,20 @@ class DigitsDataModule(L.LightningDataModule):
             self._constants[images.device] = mean, std  # (C, 1, 1)
         mean, std = self._constants[images.device]
         return (images - mean) / std
+
+
+def taught(data: "DigitsDataModule | OwnDataModule", images: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """What a training batch has besides its images: its target; with a teacher, which makes it soft, the true one too.
+
+    Args:
+        data: with a teacher or without.
+        images: (B, C, H, W) in [0, 1], augmented and mixed.
+        target: (B,) or (B, num_classes).
+    """
+    if data.teacher is None:
+        return (target,)
+    precision = data.trainer.precision_plugin.forward_context()  # type: ignore[union-attr] # it is in training
+    return data.teacher(images, target, precision), target
 
 
 def data_of(trainer: L.Trainer) -> DigitsDataModule:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -31,11 +31,15 @@ from digits.augmentation import Mixing, NoMixing
 from digits.data.batches import TrainingBatches
 from digits.data.dataset import DataSet
 from digits.data.images import TensorImages
+from digits.data.module import taught
 from digits.data.settings import TrainedData
 from digits.data.splits import Splits
 from digits.errors import UserError
 from digits.targets import make, parameters_of, target_of
 from digits.validation import user_errors
+
+if TYPE_CHECKING:
+    from digits.teacher import Teacher
 
 SPLITS = ("train", "val", "test")
 IDLE = SimpleNamespace(
@@ -87,6 +91,7 @@ class OwnDataModule(L.LightningDataModule):
         self.augmentation = augmentation or nn.Identity()
         self.augments = True  # a callback may end that
         self.mixing: Mixing = NoMixing()
+        self.teacher: Teacher | None = None
         self.in_channels = 0
         self.image_size: int | None = None
         self.fingerprint = ""
@@ -348,13 +353,16 @@ class OwnDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         batch = self.module.on_after_batch_transfer(batch, dataloader_idx)
-        changes = not (isinstance(self.augmentation, nn.Identity) and isinstance(self.mixing, NoMixing))
-        if not (changes and self.augments and self.trainer and self.trainer.training):
+        as_is = isinstance(self.augmentation, nn.Identity) and isinstance(self.mixing, NoMixing)
+        changes = self.augments and not as_is
+        if not ((changes or self.teacher) and self.trainer and self.trainer.training):
             return batch
         images, target = batch
         mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
-        images, target = self.mixing(self.augmentation(images * std + mean), target)  # in [0, 1]
-        return (images - mean) / std, target
+        images = images * std + mean  # in [0, 1]
+        if changes:
+            images, target = self.mixing(self.augmentation(images), target)
+        return ((images - mean) / std, *taught(self, images, target))
 
 
 class LoaderImages(TensorImages):

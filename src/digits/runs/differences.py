@@ -10,7 +10,7 @@ from digits.validation import as_typed
 
 # Where a run is and what it writes, not what is trained.
 NOT_COMPARED = re.compile(
-    r"(name|tags|log_dir|trust|resume|resume_sweep|figures|checkpoint_every_seconds|hparams_search|data\.root"
+    r"(name|tags|log_dir|trust|teacher|resume|resume_sweep|figures|checkpoint_every_seconds|hparams_search|data\.root"
     r"|trainer\.(enable_progress_bar|enable_model_summary|log_every_n_steps|profiler)"
     r"|callbacks\.(advice|data_figures|history|last_checkpoint|model_card|pruning|test_report)\b.*"
     r"|metrics\b.*|callbacks\.best_checkpoint\.(dirpath|filename|save_top_k)|logger\b.*|hydra\b.*)$"

@@ -134,11 +134,14 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
         return f"{name} ({values})" if values else name
 
     facts = run.facts
+    taught = facts.get("distillation")
+    teachers = ", ".join(one["ckpt_path"] for one in taught["teachers"]) if taught else ""
     trained = f"{facts['epochs']} epochs in {facts['train_seconds']:.0f} s on {facts['device']}, {facts['precision']}"
     return "\n".join(
         [
             f"- network: {target('model')}; {facts['parameters']:,} parameters",
             *(f"- {group}: {target(group)}" for group in ("loss", "optimizer", "scheduler", "augmentation", "mixing")),
+            *([f"- {taught['weight']:.0%} of each target by {teachers}"] if taught else []),
             f"- batches of {settings['data'].get('batch_size', 'the data module')}, seed {facts['seed']}",
             f"- {trained}; tested: the weights after epoch {facts['tested_epoch']}",
             f"- again: `{run.command}`",

@@ -18,6 +18,7 @@ RESUME_KEYS = (
     "trainer.enable_progress_bar",
     "checkpoint_every_seconds",
     "data.root",
+    "teacher",
     "log_dir",
     "trust",
 )

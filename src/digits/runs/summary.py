@@ -48,7 +48,9 @@ class Job:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The values that its config resolved to; empty where that is missing or damaged."""
-        return settings_of(self._values)
+        taught = self.run.facts.get("distillation") or {}  # by whom: by content, wherever their files are
+        teachers = {"teachers": [one["fingerprint"] for one in taught["teachers"]]} if taught else {}
+        return (settings := settings_of(self._values)) and settings | teachers
 
     @cached_property
     def _values(self) -> dict[str, Any]:
