@@ -117,7 +117,9 @@ class Lab:
             return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
 
     def best(self, name: str) -> str:
-        return str(self.run_folder(name) / "checkpoints" / "best.ckpt")
+        """The checkpoint that was tested: without a validation split there is only the last one."""
+        folder = self.run_folder(name) / "checkpoints"
+        return str(next(path for path in (folder / "best.ckpt", folder / "last.ckpt") if path.exists()))
 
     @property
     def short(self) -> list[str]:
@@ -520,44 +522,49 @@ def accuracies(lab: Lab) -> None:
     """Seconds to 99.0, 99.4 and 99.5 % by the experiments that there are; chosen on validation."""
     tiny = ["trainer.max_epochs=1", "data.typed=0"] if lab.quick else []
     rows: list[dict[str, Any]] = []
-    # One alone, for the seconds, then further seeds at the same time
     for name in [name for name in EXPERIMENTS if (CONFIGS / "experiment" / f"{name}.yaml").exists()]:
+        # One alone, for the seconds; then further seeds at the same time, some of them with a validation split
         settings = [f"experiment={name}", *lab.mnist, *tiny]
-        began = time.monotonic()
-        lab.train(f"{name}-1", *settings, "seed=1")
-        took = time.monotonic() - began
-        alone, history = lab.record(f"{name}-1"), lab.history(f"{name}-1")
+        took = lab.train(f"{name}-1", *settings, "seed=1").seconds
+        alone = lab.record(f"{name}-1")
         row = {"experiment": name, "parameters": alone["parameters"], "epochs": alone["epochs"]}
         row |= {"training s": alone["train_seconds"], "command s": round(took, 1)}
-        rows.append(row | _mean([alone]) | _reached(history))
+        rows.append(row | _mean([alone]))
         lab.found(rows=rows)
-        if lab.left > 2.5 * took + 10:
-            more = [str(seed) for seed in range(2, 3 if lab.quick else 6)]
-            starts = [partial(lab.train, f"{name}-{seed}", *settings, f"seed={seed}") for seed in more]
-            lab.at_once(starts, workers=4)
-            rows[-1] |= _mean([alone, *(lab.record(f"{name}-{seed}") for seed in more)])
+        if lab.left > 2.5 * took + 10 or lab.quick:
+            runs = {f"{name}-{seed}": [f"seed={seed}"] for seed in ("2" if lab.quick else "2345")}
+            if not alone["split_sizes"]["val"]:  # all images are trained on
+                cut = f"data.val_size={500 if lab.quick else 5000}"
+                runs |= {f"{name}-val-{seed}": [f"seed={seed}", cut] for seed in ("1" if lab.quick else "12")}
+            lab.at_once([partial(lab.train, run, *settings, *words) for run, words in runs.items()], workers=6)
+            records = {run: lab.record(run) for run in (f"{name}-1", *runs)}
+            tested = [record for run, record in records.items() if "-val-" not in run]
+            validated = [run for run, record in records.items() if record.get("val/acc") is not None]
+            rows[-1] |= _mean(tested) | _mean([records[run] for run in validated], ["val/acc"])
+            rows[-1] |= _reached(lab.history(validated[0]))
             lab.found(rows=rows)
-        if lab.left < 40:
+        if lab.left < 40 and not lab.quick:
             lab.found(cut_short=f"no time for what follows {name}")
             break
     fastest = []
     for goal in GOALS:
         able = [row for row in rows if (row["val/acc"] or 0) >= goal]
-        best = min(able, key=lambda row: row["training s"], default=None)
-        cells = (
-            {"by": best["experiment"], "training s": best["training s"], "test/acc": best["test/acc"]} if best else {}
-        )
-        fastest.append({"to reach, on validation": f"{goal:.1%}", **(cells or {"by": "none"})})
+        best = min(able, key=lambda row: row["training s"], default={})
+        cells = {"by": best.get("experiment", "none"), **{key: best.get(key) for key in ("training s", "test/acc")}}
+        fastest.append({"to reach, on validation": f"{goal:.1%}", **cells})
     lab.found(times=fastest)
 
 
-def _mean(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation of the accuracies of some runs."""
-    cells: dict[str, Any] = {"seeds": len(records)}
-    for name in ("val/acc", "test/acc"):
+def _mean(records: list[dict[str, Any]], names: Sequence[str] = ("val/acc", "test/acc")) -> dict[str, Any]:
+    """Mean, standard deviation and number of the accuracies of some runs."""
+    cells: dict[str, Any] = {}
+    for name in names:
         values = [record[name] for record in records if record.get(name) is not None]
         cells[name] = round(statistics.mean(values), 6) if values else None
-        cells[f"{name} sd"] = round(statistics.stdev(values), 6) if len(values) > 1 else None
+        cells |= {
+            f"{name} sd": round(statistics.stdev(values), 6) if len(values) > 1 else None,
+            f"{name} n": len(values),
+        }
     return cells
 
 
@@ -845,9 +852,9 @@ class Runner:
             part.write_text(as_markdown(everything))
 
     def _pack(self) -> None:
-        """Records and histories of the runs that were measured, then their checkpoints, as far as there is room."""
+        """Records and histories of the runs that were measured, then their weights, as far as there is room."""
         runs = [self.work / name for name in ("record", "accuracies", "default")]
-        kinds = ("metrics.json", "metrics.csv", "best.ckpt")
+        kinds = ("metrics.json", "metrics.csv", "*.pth")
         paths = [path for kind in kinds for folder in runs for path in sorted(folder.rglob(kind))]
         room = PACKED
         with atomic_write(self.out / "runs.tar.gz") as part, tarfile.open(part, "w:gz") as tar:
