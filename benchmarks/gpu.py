@@ -784,6 +784,7 @@ class Runner:
         share = RECORD_SHARE * self.seconds if math.isinf(checks[last].limit) else 0
         try:
             self.results = {name: {"status": "not run", "problem": "no time was left"} for name in checks}
+            self.write()
             for names in _together(checks):
                 with ThreadPoolExecutor(self.workers if len(names) > 1 else 1) as pool:
                     kept = 0 if last in names else share
