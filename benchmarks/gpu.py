@@ -529,7 +529,7 @@ def accuracies(lab: Lab) -> None:
         alone = lab.record(f"{name}-1")
         row = {"experiment": name, "parameters": alone["parameters"], "epochs": alone["epochs"]}
         row |= {"training s": alone["train_seconds"], "command s": round(took, 1)}
-        rows.append(row | _mean([alone]))
+        rows.append(row | _mean([alone]) | _reached(lab.history(f"{name}-1")))
         lab.found(rows=rows)
         if lab.left > 2.5 * took + 10 or lab.quick:
             runs = {f"{name}-{seed}": [f"seed={seed}"] for seed in ("2" if lab.quick else "2345")}
@@ -594,7 +594,7 @@ def profile(lab: Lab) -> None:
 def record(lab: Lab) -> None:
     """`experiment=record` with as many seeds as there is time for, some at once on the card, and their ensemble."""
     tiny = ["trainer.max_epochs=1", "data.typed=0"] if lab.quick else []
-    workers, most = (1, 2) if lab.quick else (int(os.environ.get("RECORD_WORKERS", "4")), 20)
+    workers, most = (1, 2) if lab.quick else (int(os.environ.get("RECORD_WORKERS", "6")), 20)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
     end, began, slowest = lab.end - ENSEMBLE_SECONDS, time.monotonic(), 0.0
     running: dict[int, tuple[subprocess.Popen, float]] = {}
