@@ -475,6 +475,7 @@ CONTESTANTS: dict[str, list[str] | str] = {  # overrides of train.py, or the mod
     "bare loop, again": "eager",
     "python train.py compile=default": ["compile=default"],
     "python train.py data.on_device=false": ["data.on_device=false"],
+    "python train.py trainer.deterministic=false": ["trainer.deterministic=false"],
     "python train.py trainer.precision=32-true": ["trainer.precision=32-true"],
     "bare loop, torch.compile": "default",
     "bare loop, torch.compile(mode=reduce-overhead)": "reduce-overhead",
