@@ -588,7 +588,9 @@ def profile(lab: Lab) -> None:
     lab.train("run", *lab.mnist, *one)
     text = (lab.run_folder("run") / "fit-profile.txt").read_text()
     print(text)
-    lab.found(train_py=[line.strip() for line in text.splitlines() if line.count("|") > 3][:20])
+    cells = [[cell.strip() for cell in line.split("|")[1:6]] for line in text.splitlines() if line.count("|") > 5]
+    head, *lines = cells
+    lab.found(train_py=[dict(zip(head, [action[-60:], *rest], strict=True)) for action, *rest in lines][:20])
 
 
 @check(limit=math.inf, alone=True)
