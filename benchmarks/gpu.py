@@ -423,7 +423,7 @@ def parts(lab: Lab) -> None:
 @check(limit=130)
 def commands(lab: Lab) -> None:
     """The other commands, and the keys that look at the device, run on it."""
-    lab.train("run", *lab.short)
+    lab.at_once([partial(lab.train, "run", *lab.short), partial(lab.train, "other", *lab.short, "seed=2")], workers=2)
     checkpoint, logs = f"ckpt_path={lab.best('run')}", f"log_dir={lab.folder}"
     few = [*SAMPLE, "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
     wanted: dict[str, Callable[[], Ended]] = {
@@ -443,7 +443,7 @@ def commands(lab: Lab) -> None:
         "ensemble": lambda: lab.run(
             "eval.py",
             *lab.trainer,
-            f"ckpt_path=[{lab.best('run')},{lab.best('run')}]",
+            f"ckpt_path=[{lab.best('run')},{lab.best('other')}]",
             "figures=false",
             logs,
             code=None,
