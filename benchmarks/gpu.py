@@ -83,12 +83,14 @@ class Lab:
     def left(self) -> float:
         return self.end - time.monotonic()
 
-    def run(self, *words: str, code: int | None = 0) -> Ended:
+    def run(self, *words: str, code: int | None = 0, **env: str) -> Ended:
         """Runs a command of the project, to the end; fails if it has another exit code than this (None: any)."""
         start, place = time.monotonic(), tempfile.mkdtemp(prefix="command-", dir=self.folder)
         out, err = Path(place, "out"), Path(place, "err")  # files, which are there too if the check is stopped
         with out.open("w") as to_out, err.open("w") as to_err:
-            exit_code = subprocess.call([sys.executable, *words], cwd=PROJECT, stdout=to_out, stderr=to_err)
+            exit_code = subprocess.call(
+                [sys.executable, *words], cwd=PROJECT, env=os.environ | env, stdout=to_out, stderr=to_err
+            )
         ended = Ended(exit_code, out.read_text(), err.read_text(), time.monotonic() - start)
         shutil.rmtree(place)
         print(f"$ python {' '.join(words)}\n{ended.out}{ended.err}[{ended.code}, {ended.seconds:.1f} s]\n", flush=True)
@@ -117,7 +119,9 @@ class Lab:
             return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
 
     def best(self, name: str) -> str:
-        return str(self.run_folder(name) / "checkpoints" / "best.ckpt")
+        """The checkpoint that was tested: without a validation split there is only the last one."""
+        folder = self.run_folder(name) / "checkpoints"
+        return str(next(path for path in (folder / "best.ckpt", folder / "last.ckpt") if path.exists()))
 
     @property
     def short(self) -> list[str]:
@@ -346,12 +350,13 @@ def two_jobs(lab: Lab) -> None:
 @check(limit=130)
 def variants(lab: Lab) -> None:
     """bf16 is as good as float32; a compiled network as the plain one; where the images lie changes no bit."""
-    overrides: dict[str, list[str]] = {
+    graphs = ["compile=reduce-overhead"]
+    overrides = {
         "default": [],
-        "32-true": ["trainer.precision=32-true"],
-        "on_device=false": ["data.on_device=false"],
-        "compile=default": ["compile=default"],
-        **({} if lab.device == "cpu" else {f"compile=reduce-overhead {n}": ["compile=reduce-overhead"] for n in "12"}),
+        "float32": ["trainer.precision=32-true"],
+        "on_host": ["data.on_device=false"],
+        "compiled": ["compile=default"],
+        **({} if lab.device == "cpu" else {"graphs": graphs, "graphs_again": graphs}),
     }
     settings = [*SAMPLE, f"trainer.max_epochs={1 if lab.quick else 5}"]
     jobs = [partial(lab.train, name, *settings, *words, code=None) for name, words in overrides.items()]
@@ -368,10 +373,10 @@ def variants(lab: Lab) -> None:
     by_name = {row[""]: row for row in rows}
     broken = [name for name, row in by_name.items() if "problem" in row]
     assert not broken, f"failed: {', '.join(broken)}"
-    assert by_name["on_device=false"]["the default's bits"], "where the images lie changes the weights"
+    assert by_name["on_host"]["the default's bits"], "where the images lie changes the weights"
     assert all(abs(row["val/acc"] - rows[0]["val/acc"]) <= 0.02 for row in rows), "accuracies differ by more than 2 %"
-    if "compile=reduce-overhead 1" in by_name:
-        one, two = (_weights(lab.run_folder(f"compile=reduce-overhead {n}")) for n in "12")
+    if "graphs" in by_name:
+        one, two = (_weights(lab.run_folder(name)) for name in ("graphs", "graphs_again"))
         lab.found(compiled_twice_agrees=_same_bits(one, two))
 
 
@@ -387,7 +392,7 @@ def tests(lab: Lab) -> None:
 @check(limit=130)
 def parts(lab: Lab) -> None:
     """Every network, augmentation, optimizer, schedule and precision makes some steps, and its test."""
-    few = [*SAMPLE, "trainer.max_epochs=2", f"trainer.limit_train_batches={2 if lab.quick else 20}"]
+    few = [*SAMPLE, "logger=csv", "trainer.max_epochs=2", f"trainer.limit_train_batches={2 if lab.quick else 20}"]
     groups = ("model", "augmentation", "optimizer", "scheduler", "mixing", "callbacks", "loss")
     sweeps = {group: [path.stem for path in sorted((CONFIGS / group).glob("*.yaml"))] for group in groups}
     sweeps["trainer.precision"] = ["bf16-mixed", "16-mixed", "32-true", "bf16-true"]
@@ -420,7 +425,7 @@ def parts(lab: Lab) -> None:
 @check(limit=130)
 def commands(lab: Lab) -> None:
     """The other commands, and the keys that look at the device, run on it."""
-    lab.train("run", *lab.short)
+    lab.at_once([partial(lab.train, "run", *lab.short), partial(lab.train, "other", *lab.short, "seed=2")], workers=2)
     checkpoint, logs = f"ckpt_path={lab.best('run')}", f"log_dir={lab.folder}"
     few = [*SAMPLE, "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=5"]
     wanted: dict[str, Callable[[], Ended]] = {
@@ -440,7 +445,7 @@ def commands(lab: Lab) -> None:
         "ensemble": lambda: lab.run(
             "eval.py",
             *lab.trainer,
-            f"ckpt_path=[{lab.best('run')},{lab.best('run')}]",
+            f"ckpt_path=[{lab.best('run')},{lab.best('other')}]",
             "figures=false",
             logs,
             code=None,
@@ -460,7 +465,7 @@ def commands(lab: Lab) -> None:
 def _resume_on_the_cpu(lab: Lab, few: list[str]) -> Ended:
     lab.train("moved", *few)
     folder = f"resume={lab.run_folder('moved')}"
-    return lab.run("train.py", folder, "trainer.max_epochs=2", "trainer.accelerator=cpu", code=None)
+    return lab.run("train.py", folder, "trainer.max_epochs=2", code=None, CUDA_VISIBLE_DEVICES="")
 
 
 CONTESTANTS: dict[str, list[str] | str] = {  # overrides of train.py, or the mode of a bare loop
@@ -472,6 +477,7 @@ CONTESTANTS: dict[str, list[str] | str] = {  # overrides of train.py, or the mod
     "bare loop, again": "eager",
     "python train.py compile=default": ["compile=default"],
     "python train.py data.on_device=false": ["data.on_device=false"],
+    "python train.py trainer.deterministic=false": ["trainer.deterministic=false"],
     "python train.py trainer.precision=32-true": ["trainer.precision=32-true"],
     "bare loop, torch.compile": "default",
     "bare loop, torch.compile(mode=reduce-overhead)": "reduce-overhead",
@@ -519,44 +525,49 @@ def accuracies(lab: Lab) -> None:
     """Seconds to 99.0, 99.4 and 99.5 % by the experiments that there are; chosen on validation."""
     tiny = ["trainer.max_epochs=1", "data.typed=0"] if lab.quick else []
     rows: list[dict[str, Any]] = []
-    # One alone, for the seconds, then further seeds at the same time
     for name in [name for name in EXPERIMENTS if (CONFIGS / "experiment" / f"{name}.yaml").exists()]:
+        # One alone, for the seconds; then further seeds at the same time, some of them with a validation split
         settings = [f"experiment={name}", *lab.mnist, *tiny]
-        began = time.monotonic()
-        lab.train(f"{name}-1", *settings, "seed=1")
-        took = time.monotonic() - began
-        alone, history = lab.record(f"{name}-1"), lab.history(f"{name}-1")
+        took = lab.train(f"{name}-1", *settings, "seed=1").seconds
+        alone = lab.record(f"{name}-1")
         row = {"experiment": name, "parameters": alone["parameters"], "epochs": alone["epochs"]}
         row |= {"training s": alone["train_seconds"], "command s": round(took, 1)}
-        rows.append(row | _mean([alone]) | _reached(history))
+        rows.append(row | _mean([alone]) | _reached(lab.history(f"{name}-1")))
         lab.found(rows=rows)
-        if lab.left > 2.5 * took + 10:
-            more = [str(seed) for seed in range(2, 3 if lab.quick else 6)]
-            starts = [partial(lab.train, f"{name}-{seed}", *settings, f"seed={seed}") for seed in more]
-            lab.at_once(starts, workers=4)
-            rows[-1] |= _mean([alone, *(lab.record(f"{name}-{seed}") for seed in more)])
+        if lab.left > 2.5 * took + 10 or lab.quick:
+            runs = {f"{name}-{seed}": [f"seed={seed}"] for seed in ("2" if lab.quick else "2345")}
+            if not alone["split_sizes"]["val"]:  # all images are trained on
+                cut = f"data.val_size={500 if lab.quick else 5000}"
+                runs |= {f"{name}-val-{seed}": [f"seed={seed}", cut] for seed in ("1" if lab.quick else "12")}
+            lab.at_once([partial(lab.train, run, *settings, *words) for run, words in runs.items()], workers=6)
+            records = {run: lab.record(run) for run in (f"{name}-1", *runs)}
+            tested = [record for run, record in records.items() if "-val-" not in run]
+            validated = [run for run, record in records.items() if record.get("val/acc") is not None]
+            rows[-1] |= _mean(tested) | _mean([records[run] for run in validated], ["val/acc"])
+            rows[-1] |= _reached(lab.history(validated[0]))
             lab.found(rows=rows)
-        if lab.left < 40:
+        if lab.left < 40 and not lab.quick:
             lab.found(cut_short=f"no time for what follows {name}")
             break
     fastest = []
     for goal in GOALS:
         able = [row for row in rows if (row["val/acc"] or 0) >= goal]
-        best = min(able, key=lambda row: row["training s"], default=None)
-        cells = (
-            {"by": best["experiment"], "training s": best["training s"], "test/acc": best["test/acc"]} if best else {}
-        )
-        fastest.append({"to reach, on validation": f"{goal:.1%}", **(cells or {"by": "none"})})
+        best = min(able, key=lambda row: row["training s"], default={})
+        cells = {"by": best.get("experiment", "none"), **{key: best.get(key) for key in ("training s", "test/acc")}}
+        fastest.append({"to reach, on validation": f"{goal:.1%}", **cells})
     lab.found(times=fastest)
 
 
-def _mean(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation of the accuracies of some runs."""
-    cells: dict[str, Any] = {"seeds": len(records)}
-    for name in ("val/acc", "test/acc"):
+def _mean(records: list[dict[str, Any]], names: Sequence[str] = ("val/acc", "test/acc")) -> dict[str, Any]:
+    """Mean, standard deviation and number of the accuracies of some runs."""
+    cells: dict[str, Any] = {}
+    for name in names:
         values = [record[name] for record in records if record.get(name) is not None]
         cells[name] = round(statistics.mean(values), 6) if values else None
-        cells[f"{name} sd"] = round(statistics.stdev(values), 6) if len(values) > 1 else None
+        cells |= {
+            f"{name} sd": round(statistics.stdev(values), 6) if len(values) > 1 else None,
+            f"{name} n": len(values),
+        }
     return cells
 
 
@@ -579,14 +590,16 @@ def profile(lab: Lab) -> None:
     lab.train("run", *lab.mnist, *one)
     text = (lab.run_folder("run") / "fit-profile.txt").read_text()
     print(text)
-    lab.found(train_py=[line.strip() for line in text.splitlines() if line.count("|") > 3][:20])
+    cells = [[cell.strip() for cell in line.split("|")[1:6]] for line in text.splitlines() if line.count("|") > 5]
+    head, *lines = cells
+    lab.found(train_py=[dict(zip(head, [action[-60:], *rest], strict=True)) for action, *rest in lines][:20])
 
 
 @check(limit=math.inf, alone=True)
 def record(lab: Lab) -> None:
     """`experiment=record` with as many seeds as there is time for, some at once on the card, and their ensemble."""
     tiny = ["trainer.max_epochs=1", "data.typed=0"] if lab.quick else []
-    workers, most = (1, 2) if lab.quick else (int(os.environ.get("RECORD_WORKERS", "4")), 20)
+    workers, most = (1, 2) if lab.quick else (int(os.environ.get("RECORD_WORKERS", "6")), 20)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
     end, began, slowest = lab.end - ENSEMBLE_SECONDS, time.monotonic(), 0.0
     running: dict[int, tuple[subprocess.Popen, float]] = {}
@@ -599,19 +612,19 @@ def record(lab: Lab) -> None:
             words = ["train.py", *lab.trainer, *PLAIN, "experiment=record", *lab.mnist, *tiny, f"seed={seed}"]
             words.append(f"log_dir={lab.folder / str(seed)}")
             running[seed] = subprocess.Popen([sys.executable, *words], cwd=PROJECT, env=os.environ | threads), now
+        if not running or now > end:
+            break
         for one, (process, started) in list(running.items()):
             if process.poll() is not None:
                 del running[one]
                 slowest = max(slowest, now - started)
                 if process.returncode == 0:
                     finished.append(one)
-                    rows = [_mean([lab.record(str(s))]) | {"seed": s} for s in sorted(finished)]
+                    rows = [_of_seed(lab, s) for s in sorted(finished)]
                     found = {"seconds_of_a_command": round(slowest, 1), **_mean([lab.record(str(s)) for s in finished])}
                     lab.found(**found, seconds=round(now - began, 1), at_once=workers, rows=rows)
                 else:
                     lab.found(failed=[*lab.findings.get("failed", []), one])
-        if not running or now > end:
-            break
         time.sleep(0.1)
     for one, (process, _) in running.items():
         process.kill()
@@ -623,6 +636,11 @@ def record(lab: Lab) -> None:
     [path] = (lab.folder / "ensemble").glob("eval/runs/*/metrics.json")
     lab.found(ensemble_of=len(finished), ensemble_test_acc=json.loads(path.read_text())["test/acc"])
     assert not lab.findings.get("failed"), f"seeds that failed: {lab.findings['failed']}"
+
+
+def _of_seed(lab: Lab, seed: int) -> dict[str, Any]:
+    record = lab.record(str(seed))
+    return {"seed": seed, **{name: record.get(name) for name in ("val/acc", "test/acc", "epochs", "train_seconds")}}
 
 
 def _epochs(histories: list[Path]) -> int:
@@ -718,7 +736,8 @@ def _busy(run: Callable[[], float], device: str) -> dict[str, Any]:
         return {"ms_a_step": round(1000 * seconds / 50, 3)}
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         run()
-    kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_device = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [event for event in on_device if not event.is_user_annotation]  # which span kernels
     busy = sum(event.self_device_time_total for event in kernels) / 1e6
     return {
         "ms_a_step": round(1000 * seconds / 50, 3),
@@ -770,6 +789,7 @@ class Runner:
         share = RECORD_SHARE * self.seconds if math.isinf(checks[last].limit) else 0
         try:
             self.results = {name: {"status": "not run", "problem": "no time was left"} for name in checks}
+            self.write()
             for names in _together(checks):
                 with ThreadPoolExecutor(self.workers if len(names) > 1 else 1) as pool:
                     kept = 0 if last in names else share
@@ -838,9 +858,9 @@ class Runner:
             part.write_text(as_markdown(everything))
 
     def _pack(self) -> None:
-        """Records and histories of the runs that were measured, then their checkpoints, as far as there is room."""
+        """Records and histories of the runs that were measured, then their weights, as far as there is room."""
         runs = [self.work / name for name in ("record", "accuracies", "default")]
-        kinds = ("metrics.json", "metrics.csv", "best.ckpt")
+        kinds = ("metrics.json", "metrics.csv", "*.pth")
         paths = [path for kind in kinds for folder in runs for path in sorted(folder.rglob(kind))]
         room = PACKED
         with atomic_write(self.out / "runs.tar.gz") as part, tarfile.open(part, "w:gz") as tar:

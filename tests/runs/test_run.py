@@ -1,5 +1,6 @@
 """The run's record: what metrics.json says at each stage of a run's life."""
 
+import importlib.metadata
 import json
 import math
 import shutil
@@ -26,6 +27,20 @@ def test_finished_run(tmp_path: Path) -> None:
     assert found["duration_seconds"] >= 0
     assert {"torch", "lightning", "python"} <= found["versions"].keys()
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", ".lock"}
+
+
+def test_version_of_a_checkout_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "digits":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    expected = installed("digits")  # what pyproject.toml says
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with Run(tmp_path):
+        assert read(tmp_path)["versions"]["digits"] == expected
 
 
 def test_failed_run_says_why(tmp_path: Path) -> None:
