@@ -25,6 +25,11 @@ from digits.data import DigitsDataModule
 from digits.data.datasets import FashionMnist, Mnist
 
 PROJECT = Path(__file__).parents[1]
+# What reading pictures must not wait for.
+HEAVY = {
+    *("lightning", "torchmetrics", "torchvision", "matplotlib.pyplot", "pandas", "seaborn", "sklearn", "skimage"),
+    *("kornia", "tensorboard", "optuna", "captum", "onnx", "onnxruntime.quantization", "torch._dynamo"),
+}
 # TensorBoard reads a folder's files by name: of two writers of one second, "9" would come after "10".
 event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
 RELIABILITY = "reliability: "

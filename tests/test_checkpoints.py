@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from digits.checkpoints import FORMAT, AtomicCheckpoints, Checkpoint
+from digits.checkpoints import FORMAT, Checkpoint
 from digits.data import DigitsDataModule
 from digits.errors import UserError
 from digits.networks import CNN
+from digits.runs.checkpointing import AtomicCheckpoints
 
 PLAIN = (str, int, float, bool, type(None))
 

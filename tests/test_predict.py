@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from conftest import PROJECT, Command, Outcome
+from conftest import HEAVY, PROJECT, Command, Outcome
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -70,6 +72,17 @@ def test_a_folder_is_read(command: Command, checkpoint: Path, scans: Path, tmp_p
     assert sum(right) >= 8, rows  # three epochs on 4,000 digits
     assert all(0.1 < float(row["probability"]) <= 1 for row in rows)
     assert all(row["label"] != row["runner_up"] for row in rows)
+
+
+def test_starts_without_what_it_does_not_need(checkpoint: Path, scans: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom digits import predict\n"
+        f"sys.argv = ['predict.py', 'images={next(scans.iterdir())}', 'ckpt_path={checkpoint}']\npredict.main()\n"
+        f"assert not {HEAVY!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "read as" in ended.stdout
 
 
 def mark(label: str, probability: float, line: int = 0, **kind: object) -> Prediction:

@@ -14,10 +14,11 @@ from digits import export, load_classifier
 from digits.checkpoints import Checkpoint, Confidence, add_confidence, plain_weights, save_state_dict
 from digits.data import DigitsDataModule
 from digits.errors import UserError
+from digits.gate import Gate, known_logits
 from digits.networks import CNN
 from digits.onnx_model import quantized
 from digits.pictures.reader import onnx_classifier
-from digits.rejection import EXPECTED, Fitted, Gate, GateSettings, fit_gate, known_logits, varied
+from digits.rejection import EXPECTED, Fitted, GateSettings, fit_gate, varied
 from digits.strangers import Strangers
 
 CPU = torch.device("cpu")

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 CONFIDENCE = 0.95  # level of the intervals
 
@@ -71,6 +70,8 @@ def by_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 def interval(right: int, total: int) -> tuple[float, float]:
     """Wilson's confidence interval, at the level `CONFIDENCE`, of a share: `right` of `total`."""
+    from scipy.stats import binomtest
+
     between = binomtest(right, total).proportion_ci(CONFIDENCE, method="wilson")
     return between.low, between.high
 

@@ -6,7 +6,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -15,24 +15,24 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from digits import hardware, parts, rehearsal, report
 from digits.augmentation import Mixing, by_image
 from digits.callbacks import Advice, ProgressBar
-from digits.checkpoints import AtomicCheckpoints, Checkpoint
+from digits.checkpoints import Checkpoint
 from digits.classifier import Classifier
 from digits.data import DigitsDataModule
 from digits.data.own_module import OwnDataModule
 from digits.errors import UserError
 from digits.loggers import logger_facts, open_loggers
 from digits.metrics import direction_of, entries
+from digits.networks import RawPixels
 from digits.optimizers import make_optimizer
 from digits.overrides import READ_BY_BUILD
-from digits.rejection import FitGate, GateSettings
-from digits.rejection import fit_gate as fit
 from digits.resized import inner
+from digits.runs.checkpointing import AtomicCheckpoints
 from digits.runs.processes import check_processes
 from digits.runs.run import Run
 from digits.schedules import make_schedule
@@ -41,6 +41,10 @@ from digits.teacher import DistillationSettings, Teacher, open_teachers
 from digits.validation import user_errors
 from digits.views import TtaSettings
 
+if TYPE_CHECKING:
+    from digits.rejection import FitGate
+
+WHITENED = 2000  # images are enough for the statistics of their patches
 TRIES = 10  # of an augmentation: what it does by chance should be among them
 
 log = logging.getLogger(__name__)
@@ -213,13 +217,18 @@ def _network_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]
     return parts.network_settings(_plain(cfg.model), data.shape, **_plain(cfg.model_input))
 
 
+def _first_images(data: DigitsDataModule) -> Tensor:
+    pixels = RawPixels(nn.Identity(), data.mean, data.std)
+    return pixels(data.splits.train.images[:WHITENED])
+
+
 def _loss_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
     return parts.loss_settings(_plain(cfg.loss), data.splits.train.target.numpy(), data.num_classes)
 
 
 def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
     """The network for the data's images and classes, with its loss, metrics, optimizer and schedule."""
-    network = parts.make_network(_network_settings(cfg, data), cfg.pretrained, cfg.freeze)
+    network = parts.make_network(_network_settings(cfg, data), cfg.pretrained, cfg.freeze, partial(_first_images, data))
     validated = bool(len(data.splits.val) and cfg.trainer.limit_val_batches)
     _check_comes("scheduler", cfg.scheduler, validated)
     schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg, target_of("scheduler", cfg.scheduler))
@@ -239,6 +248,7 @@ def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
         **read,
         loss=instantiate(_loss_settings(cfg, data), _convert_="all"),
         metrics=entries(cfg.metrics),
+        compile=cfg.get("compile"),  # which older runs have not
     )
     _rehearse(made)
     return made
@@ -280,7 +290,7 @@ def settings(cfg: DictConfig, data: DigitsDataModule, trainer: L.Trainer) -> dic
     return {**recipe, "data": data.settings, "precision": trainer.precision}
 
 
-def fit_gate(cfg: DictConfig) -> FitGate | None:
+def fit_gate(cfg: DictConfig) -> "FitGate | None":
     """Fits the gate of the tested checkpoint; None in a fold of a cross-validation, which nobody predicts with.
 
     Raises:
@@ -288,6 +298,9 @@ def fit_gate(cfg: DictConfig) -> FitGate | None:
     """
     if "rejection" not in cfg:  # in the config of an older run
         return None
+    from digits.rejection import GateSettings
+    from digits.rejection import fit_gate as fit
+
     with user_errors("rejection"):
         settings = GateSettings.model_validate(_plain(cfg.rejection))
     return partial(fit, settings=settings) if settings.passes and not cfg.data.get("folds") else None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -45,6 +44,8 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
 
     def surprise(log_temperature: float) -> float:
         return F.cross_entropy(logits / math.exp(log_temperature), target, label_smoothing=doubt).item()
+
+    from scipy.optimize import minimize_scalar
 
     bounds = tuple(map(math.log, TEMPERATURES))
     found = math.exp(minimize_scalar(surprise, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x)

@@ -6,30 +6,32 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from digits import calibration, figures, hardware, report
+from digits import calibration, hardware, report
 from digits.analysis import Mistakes, by_corrected_labels, confident_mistakes, misclassification
 from digits.atomic import atomic_write
 from digits.classifier import Classifier
 from digits.data.module import data_of
-from digits.html_report import Answered, html_report
+from digits.errors import UserError
+from digits.gate import known_logits
 from digits.loggers import log_picture
 from digits.metrics import plain
-from digits.rejection import known_logits
 from digits.resized import inner
 from digits.runs.checkpointing import best_checkpoint
 from digits.runs.model_card import model_card
 from digits.runs.processes import from_each_process
 from digits.runs.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +110,8 @@ class History(Callback):
         if not self.rows:
             log.warning("NOT TRAINED: no epoch was run; what follows is about the initial weights")
         elif trainer.is_global_zero and self.draw:
+            from digits import figures
+
             figure = figures.training_curves(self.rows, self._best(trainer), data_of(trainer).title)
             _keep_figure(self.run, trainer, "training_curves", figure)
 
@@ -180,8 +184,36 @@ class EMA(WeightAveraging):
         return step_idx is not None and step_idx % self.update_every_n_steps == 0
 
 
+class CleanEpochs(Callback):
+    """Trains the last epochs without augmentation and mixing: the network ends on images as they are.
+
+    Args:
+        last: how many epochs.
+
+    Raises:
+        UserError: where the run has no last epoch to count from.
+    """
+
+    def __init__(self, last: int = 1) -> None:
+        self.last = last
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if (trainer.max_epochs or -1) < 0:
+            raise UserError("callbacks.clean_epochs: give trainer.max_epochs to count from")
+        self._set(trainer)  # a run that is resumed during an epoch does not start it
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._set(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data_of(trainer).augments = True
+
+    def _set(self, trainer: L.Trainer) -> None:
+        data_of(trainer).augments = trainer.current_epoch < int(trainer.max_epochs or 0) - self.last
+
+
 class DataFigures(Callback):
-    """Draws five random training images and the class distribution when training starts.
+    """Draws five random training images and the class distribution, once the first epoch is over.
 
     Args:
         run: the run.
@@ -192,8 +224,18 @@ class DataFigures(Callback):
     def __init__(self, run: Run, images: int = 5, draw: bool = True) -> None:
         self.run, self.draw = run, draw
         self.images = images
+        self._epochs = 0
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epochs += 1
+        if self._epochs == 2:  # not before the first step, which should not wait for it, nor within an epoch's seconds
+            self._draw(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._epochs < 2:
+            self._draw(trainer)
+
+    def _draw(self, trainer: L.Trainer) -> None:
         if not (trainer.is_global_zero and self.draw):
             return
         for name, figure in report.data_figures(data_of(trainer), self.images, torch.initial_seed()):
@@ -234,6 +276,9 @@ class TestReport(Callback):
         self._batches.append({name: value.cpu() for name, value in outputs.items()})
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        from digits import figures
+        from digits.html_report import Answered, html_report
+
         assert isinstance(pl_module, Classifier)
         data = data_of(trainer)
         logits, target = (torch.cat([batch[name] for batch in self._batches]) for name in ("logits", "target"))
@@ -299,6 +344,8 @@ class TestReport(Callback):
         self.run.update(temperature=classifier.temperature, confidence=figures_of, rejected=rejected)
         log.info("%s\n", report.confidence(figures_of, classifier.temperature, rejected))
         if self.draw:
+            from digits import figures
+
             bins = {name: list(calibration.bins_of(one.numpy(), target.numpy())) for name, one in stated.items()}
             errors = {name: values["ece"] for name, values in figures_of.items()}
             title = f"{data_of(trainer).title} test set, {len(target):,} images"
@@ -362,6 +409,6 @@ def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[T
     return logits[order], target[order]
 
 
-def _keep_figure(run: Run, trainer: L.Trainer, name: str, figure: Figure) -> None:
+def _keep_figure(run: Run, trainer: L.Trainer, name: str, figure: "Figure") -> None:
     """Writes a figure into the run's folder and into the loggers that take pictures."""
     log_picture(trainer, run.save_figure(name, figure))

@@ -8,20 +8,18 @@ Code of packages that it names runs only where the user trusts them: see `digits
 """
 
 import logging
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor, nn
 
 from digits.archive import WANTED, dumps, load, loads, read_extra, save
 from digits.data.settings import TrainedData
-from digits.errors import Diverged, UserError, one_line_errors
+from digits.errors import UserError, one_line_errors
 from digits.model_facts import ModelFacts, Share, Temperature
 from digits.runs.run import Run, newest_checkpoint
 from digits.targets import make, target_of, untrusted
@@ -30,14 +28,14 @@ from digits.validation import problem_of
 if TYPE_CHECKING:
     from digits.classifier import Classifier
     from digits.data import DigitsDataModule
-    from digits.rejection import Gate
+    from digits.gate import Gate
 
 FORMAT = 3  # raise it with each change of what a checkpoint holds
-OURS = ("digits.networks", "digits.resized")  # of these, a file may choose every argument: they check them
+# Of these, a file may choose every argument: they check them.
+OURS = ("digits.networks", "digits.torchvision_networks", "digits.resized")
 MOST = 5_000  # the sum of any other class's numbers: a file must not ask for endless layers
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 GATE = "gate.pt"  # there too: the gate's weights, as torch writes them
-RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 CONFIDENCE = "confidence"  # key of what is added when training is over
 PREFIX = "network."  # of the network's weights among those of the LightningModule
 
@@ -171,7 +169,7 @@ class Confidence(BaseModel):
     Args:
         temperature: of their logits; None: they are not calibrated.
         reject_below: as of `ModelFacts`.
-        gate: weights of a `digits.rejection.Gate`; None: nothing is rejected.
+        gate: weights of a `digits.gate.Gate`; None: nothing is rejected.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
@@ -196,7 +194,7 @@ def build_gate(weights: Mapping[str, Tensor] | None, facts: ModelFacts, path: Pa
     """
     if weights is None:
         return None
-    from digits.rejection import Gate
+    from digits.gate import Gate
 
     with one_line_errors(path, "its gate's weights are none, or of other classes than it names"):
         gate = Gate(facts.channels, len(facts.class_names)).eval()
@@ -222,7 +220,7 @@ def save_state_dict(
         model: its settings: `_target_` and its arguments, as plain types.
         facts: about the network.
         path: of the file.
-        gate: a `digits.rejection.Gate`, if there is one.
+        gate: a `digits.gate.Gate`, if there is one.
     """
     extra = {DESCRIPTION: NetworkDescription(model=dict(model), facts=facts).model_dump_json().encode()}
     if gate:
@@ -277,22 +275,31 @@ def _build_network(
     foreign = any(target.partition(".")[0] in trust for target in targets)
     _check_bounds(path, model, trust)
     with one_line_errors(path, f"its weights are of another architecture than its settings say ({', '.join(targets)})"):
-        # On the device meta there are shapes alone: whatever sizes the settings name take no memory.
-        network = _assembled(model, facts, weights, "cpu" if foreign else "meta")
+        # On the device meta there are shapes alone: whatever sizes the settings name take no memory. Only what fits the
+        # weights, which are in memory anyway, is asked to answer: on meta, torch would import its compiler for that.
+        network = _assembled(model, weights, "cpu" if foreign else "meta")
         if any(buffer.is_meta for buffer in network.buffers()):  # one that is not among the weights
-            network = _assembled(model, facts, weights, "cpu")
+            network = _assembled(model, weights, "cpu")
+        _check_answers(network, facts)
     return network
 
 
-def _assembled(model: Mapping[str, Any], facts: ModelFacts, weights: dict[str, Tensor], device: str) -> nn.Module:
+def _assembled(model: Mapping[str, Any], weights: dict[str, Tensor], device: str) -> nn.Module:
     """The network with its weights, in the type that they were saved in; raises whatever does not fit."""
     with torch.device(device):
-        network = make(model)
-        answer = network.eval()(torch.zeros(1, facts.channels, facts.image_size, facts.image_size))
+        network: nn.Module = make(model)
+    network.load_state_dict(weights, assign=True)
+    return network
+
+
+@torch.no_grad()
+def _check_answers(network: nn.Module, facts: ModelFacts) -> None:
+    """Asks about one blank image; raises unless there is an answer for each class."""
+    dtype = next((weight.dtype for weight in network.parameters()), None)
+    answer = network.eval()(torch.zeros(1, facts.channels, facts.image_size, facts.image_size, dtype=dtype))
+    network.train()
     if answer.shape != (1, len(facts.class_names)):
         raise ValueError(f"{answer.shape[-1]} answers for {len(facts.class_names)} classes")
-    network.train().load_state_dict(weights, assign=True)
-    return network
 
 
 def _check_trusted(path: Path, settings: Mapping[str, Any], trust: Collection[str]) -> None:
@@ -318,49 +325,6 @@ def _check_bounds(path: Path, settings: Any, trust: Collection[str]) -> None:
     numbers = sum(abs(value) for _, value in leaves if isinstance(value, int | float))
     if not numbers <= MOST or any(name.startswith(("weights", "pretrained")) and value for name, value in leaves):
         raise UserError(f"{path}: its settings name weights to download, or numbers that add up to more than {MOST:,}")
-
-
-class AtomicCheckpoints(CheckpointIO):
-    """Writes Lightning's checkpoints atomically, and none whose weights are not finite.
-
-    Paths in the callbacks' states are kept relative to the run's folder, which may be moved.
-
-    Args:
-        folder: the run's.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = str(folder.resolve())  # as ModelCheckpoint keeps its own paths
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if Path(path).name.startswith("hpc_ckpt_"):
-            # Lightning's, at the signal of a preemption and so during a step; it would train, and even test, from it.
-            # SLURM's requeuing sends SIGTERM next, at which last.ckpt is saved.
-            return
-        if not all(value.isfinite().all() for value in checkpoint["state_dict"].values() if value.is_floating_point()):
-            # It must not replace the last good one. The losses show it too, but only after the next step.
-            rates = [group["lr"] for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
-            raise Diverged("a weight is not finite", checkpoint["global_step"], rates)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        states = _replaced(checkpoint["callbacks"], self.folder, RUN_FOLDER)
-        save(checkpoint | {"callbacks": states, "digits_format": FORMAT}, Path(path))
-
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> Any:
-        checkpoint = load(path)
-        return checkpoint | {"callbacks": _replaced(checkpoint["callbacks"], RUN_FOLDER, self.folder)}
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
-
-
-def _replaced(state: Any, old: str, new: str) -> Any:
-    """A callback's state with another folder at the start of the paths in it."""
-    if isinstance(state, dict):
-        return {_replaced(key, old, new): _replaced(value, old, new) for key, value in state.items()}
-    if isinstance(state, list):
-        return [_replaced(value, old, new) for value in state]
-    inside = isinstance(state, str) and (state == old or state.startswith(f"{old}{os.sep}"))
-    return f"{new}{state[len(old) :]}" if inside else state
 
 
 def _problem(content: Any) -> str | None:

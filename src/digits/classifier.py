@@ -28,7 +28,7 @@ from digits.schedules import WarmUp, make_schedule
 from digits.validation import Settings, user_errors
 
 if TYPE_CHECKING:
-    from digits.rejection import Gate
+    from digits.gate import Gate
 
 Batch = tuple[Tensor, ...]  # images and target; in training with a teacher, also the true target
 FINITE_CHECK_EVERY_N_STEPS = 50
@@ -89,6 +89,7 @@ class Classifier(L.LightningModule):
         loss: maps logits (B, num_classes) and target (B,), or a mixed one (B, num_classes), to the loss of each image
             (B,), or to its mean; by default cross-entropy.
         metrics: the metric list; by default that of configs/metrics/default.yaml.
+        compile: how torch.compile, its `mode`, makes the network faster in training; None: not at all.
 
     Raises:
         UserError: for an argument out of range.
@@ -110,6 +111,7 @@ class Classifier(L.LightningModule):
         no_decay: bool = False,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         metrics: Sequence[MetricEntry] | None = None,
+        compile: str | None = None,
     ) -> None:
         super().__init__()
         with user_errors(""):
@@ -127,6 +129,7 @@ class Classifier(L.LightningModule):
         self.loss = CrossEntropy() if loss is None else loss
         self.metrics = list(default_entries() if metrics is None else metrics)
         self.check_finite = True
+        self.step: Callable[[Tensor], Tensor] = torch.compile(self.forward, mode=compile) if compile else self.forward
         # A loss that is not finite is neither ignored nor warned of: _check_finite stops the run. They are updated
         # with a value for each image, because "disable" makes MeanMetric ignore weights (torchmetrics 1.9.0).
         self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
@@ -153,7 +156,7 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, target, *true = batch
-        logits = self(images)
+        logits = self.step(images)
         loss = self.loss(logits, target).mean()
         # On the CPU at each; a look at each would make the host wait for a GPU.
         to_log = self._is_to_log(batch_idx)

@@ -7,7 +7,7 @@ import mimetypes
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
@@ -77,11 +77,12 @@ def main(cfg: DictConfig) -> None:
     """Serves the page until Ctrl-C."""
     settings = read_settings(DemoSettings, cfg)
     with listen(settings.host, settings.port) as listener:
+        from digits.pictures.reader import load_classifier
         from digits.runs.run import newest_checkpoint
 
         path = settings.ckpt_path or newest_checkpoint(settings.log_dir)
         log.info("model: %s%s", path, "" if settings.ckpt_path else f", the newest under {settings.log_dir}")
-        classifier = open_classifier(path, settings.trust)
+        classifier = load_classifier(path, trust=settings.trust)
         address, port = listener.getsockname()[:2]
         # With DNS rebinding, another site's name leads here: the page must not open to that site.
         local = address in ("127.0.0.1", "::1")
@@ -146,28 +147,6 @@ def server(app: Starlette) -> "uvicorn.Server":
     )
     made = uvicorn.Server(config)
     return made
-
-
-def open_classifier(path: Path, trust: Collection[str] = ()) -> "ImageClassifier":
-    """Opens a model to answer with ONNX Runtime, whose one-image latency is the lowest.
-
-    Raises:
-        UserError: if there is no such file, or it is none of this project's.
-    """
-    from digits.pictures.reader import load_classifier, onnx_classifier
-
-    if path.suffix in (".onnx", ".pth"):
-        return load_classifier(path, trust=trust)
-    log.info("converting it to ONNX; an exported best.onnx starts at once (python -m digits.export)")
-    from digits.checkpoints import Checkpoint
-    from digits.networks import RawPixels
-    from digits.onnx_model import to_onnx
-
-    checkpoint = Checkpoint.open(path, trust)
-    network, facts = checkpoint.network(), checkpoint.facts
-    classifier = onnx_classifier(to_onnx(network, facts, checkpoint.gate()))
-    classifier.model = RawPixels(network, facts.mean, facts.std).float().eval()  # ONNX Runtime has no gradients
-    return classifier
 
 
 def application(classifier: "ImageClassifier", file: str, hosts: list[str] | tuple[str, ...] = LOOPBACK) -> Starlette:

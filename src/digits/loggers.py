@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.image import imread
 from omegaconf import DictConfig, OmegaConf
 
 from digits.metrics import OBJECTIVE
@@ -145,6 +144,8 @@ def log_picture(trainer: L.Trainer, path: Path) -> None:
         match logger:
             case TensorBoardLogger():
                 # The picture itself: TensorBoard's add_figure would draw it a second time, which takes as long again.
+                from matplotlib.image import imread
+
                 pixels = imread(path)[..., :3]
                 logger.experiment.add_image(f"pictures/{path.stem}", pixels, trainer.global_step, dataformats="HWC")
             case MLFlowLogger():

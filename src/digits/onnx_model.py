@@ -29,7 +29,7 @@ def to_onnx(network: "nn.Module", facts: ModelFacts, gate: "nn.Module | None" = 
     Args:
         network: from normalised images to logits; it stays as it is.
         facts: about the network.
-        gate: a `digits.rejection.Gate`, if there is one.
+        gate: a `digits.gate.Gate`, if there is one.
     """
     import onnx_ir.passes.common
     import torch

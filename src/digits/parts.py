@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from digits.errors import UserError, one_line_errors
 from digits.metrics import MetricEntry, metric_collection
+from digits.networks import Whitening
 from digits.resized import Resized, inner
 from digits.runs.run import Run
 from digits.targets import check_kind, parameters_of, target_of
@@ -52,13 +53,19 @@ def without_pretraining(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_network(settings: Mapping[str, Any], pretrained: str | None, freeze: Sequence[str | int]) -> nn.Module:
+def make_network(
+    settings: Mapping[str, Any],
+    pretrained: str | None,
+    freeze: Sequence[str | int],
+    images: Callable[[], Tensor] | None = None,
+) -> nn.Module:
     """A network, perhaps with weights to start from, and with parts that are not trained.
 
     Args:
         settings: as `network_settings` has them.
         pretrained: a file of weights.
         freeze: patterns of the names of parameters, or of the modules that have them.
+        images: gives normalised ones (B, C, H, W), if it has a `Whitening` to fit.
 
     Raises:
         UserError: if it is no network, the file has no weights that fit, or a pattern fits no name.
@@ -66,11 +73,23 @@ def make_network(settings: Mapping[str, Any], pretrained: str | None, freeze: Se
     check_kind("model", settings, target_of("model", settings), nn.Module)
     network = instantiate(settings, _convert_="all")
     check_kind("model", settings, type(network), nn.Module)
+    for layer in network.modules():
+        if images and isinstance(layer, Whitening):
+            _fit(layer, network, images())
     if pretrained:
         load_pretrained(inner(network), Path(str(pretrained)).expanduser())
     for pattern in freeze:
         _freeze(inner(network), str(pattern))
     return network
+
+
+def _fit(layer: Whitening, network: nn.Module, images: Tensor) -> None:
+    """Fits it to what it gets when the network gets the images."""
+    hook = layer.register_forward_pre_hook(lambda layer, inputs: layer.fit(inputs[0]))
+    with torch.no_grad():
+        network.eval()(images)
+    hook.remove()
+    network.train()
 
 
 def load_pretrained(network: nn.Module, path: Path) -> None:

@@ -1,18 +1,16 @@
 """What a run says in text: the data's statistics and the evaluation, as tables for terminal and log file."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.model_summary import ModelSummary
-from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from digits import figures
 from digits.analysis import Corrected, Misclassification
 from digits.calibration import FIGURES
 from digits.console import as_text
@@ -20,6 +18,9 @@ from digits.data.images import pixel_statistics
 from digits.data.module import DigitsDataModule
 from digits.data.splits import Splits
 from digits.metrics import LOSS, MetricEntry, logged
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def class_counts(splits: Splits, num_classes: int) -> dict[str, np.ndarray]:
@@ -33,8 +34,10 @@ def typed_images(data: DigitsDataModule) -> int:
     return data.options.typed if isinstance(data, DigitsDataModule) else 0
 
 
-def data_figures(data: DigitsDataModule, images: int, seed: int) -> Iterator[tuple[str, Figure]]:
+def data_figures(data: DigitsDataModule, images: int, seed: int) -> "Iterator[tuple[str, Figure]]":
     """By name, some training images, drawn at random, with their labels; and how many images each class has."""
+    from digits import figures
+
     train = data.splits.train
     # A generator of its own: drawing a figure must not change the run's random numbers.
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))

@@ -10,10 +10,10 @@ import torch
 from conftest import Command, Outcome
 from sklearn.metrics import accuracy_score
 
-from digits.checkpoints import AtomicCheckpoints, Checkpoint
+from digits.checkpoints import Checkpoint
 from digits.data import DigitsDataModule
 from digits.errors import UserError
-from digits.runs.checkpointing import BestCheckpoint
+from digits.runs.checkpointing import AtomicCheckpoints, BestCheckpoint
 from digits.runs.run import Run, newest_checkpoint
 
 # The learning rate falls to nothing after an epoch that spoils the weights: the best epoch is not the last one.

@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import math
+import os
 import sys
 import tempfile
 import zlib
@@ -76,6 +77,8 @@ class IdxFiles:
             UserError: as of `read`, if a file cannot be downloaded; or the folder cannot be written.
         """
         for name in self.unpacked:
+            if self._is_original(name):
+                continue
             try:
                 self._find(name)
             except (MissingFileError, DamagedFileError) as problem:
@@ -85,6 +88,11 @@ class IdxFiles:
                     reason = download(path, self.packed[path.name], self.mirrors)
                 if reason:
                     raise type(problem)(f"{problem}; and it cannot be downloaded ({reason})") from problem
+
+    def _is_original(self, name: str) -> bool:
+        """Whether the first folder has the file as it was published, which is told without unpacking it."""
+        path = self.folders[0] / f"{name}.gz"
+        return path.is_file() and os.access(path, os.R_OK) and md5(path.read_bytes()) == self.packed[path.name]
 
     def _find(self, name: str) -> np.ndarray:
         """The array in the first sound file with this name; else raises what is wrong with the first that is there."""

@@ -38,8 +38,12 @@ class TensorImages(Dataset):
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
         """A batch by one gather: images (B, C, H, W) and target (B,). The DataLoader looks for this method."""
-        index = torch.as_tensor(indices)
+        index = torch.as_tensor(indices).to(self.images.device, non_blocking=True)
         return self.images[index], self.target[index]
+
+    def to(self, device: torch.device) -> "TensorImages":
+        """The same images and targets on a device."""
+        return TensorImages(self.images.to(device), self.target.to(device), self.index, files=self.files)
 
     def subset(self, indices: np.ndarray) -> "TensorImages":
         files = None if self.files is None else self.files[indices]

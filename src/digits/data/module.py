@@ -76,6 +76,7 @@ class DigitsDataModule(L.LightningDataModule):
         self.root = Path(str(self.options.root)).expanduser()
         self.augmentation = augmentation or nn.Identity()
         self.mixing = mixing or NoMixing()
+        self.augments = True  # a callback may end that
         self.teacher: Teacher | None = None  # who makes the targets of training soft: see digits.teacher
         self.batch_size = self.options.batch_size  # which a tuner may change
         self.eval_batch_size = self.options.eval_batch_size
@@ -263,7 +264,8 @@ class DigitsDataModule(L.LightningDataModule):
         overfit = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined] # undeclared
         order = (self.options.seed, *self._rank_and_world_size)
         # Overfitting takes the same images in each epoch.
-        return TrainingBatches(self.splits.train, self.batch_size, *order, shuffle=not overfit, **self._loading)
+        images = self._placed(self.splits.train)
+        return TrainingBatches(images, self.batch_size, *order, shuffle=not overfit, **self._loading(images))
 
     def val_dataloader(self) -> DataLoader | list:
         return self._eval_loader(self.splits.val) if len(self.splits.val) else []
@@ -276,20 +278,30 @@ class DigitsDataModule(L.LightningDataModule):
 
     def _eval_loader(self, images: TensorImages) -> DataLoader:
         rank, world_size = self._rank_and_world_size
+        images = self._placed(images)
         # Each image in one process: DistributedSampler would repeat some to make the shares equal.
         share = range(rank, len(images), world_size) if world_size > 1 else None
-        return Batches(images, batch_size=self.eval_batch_size, sampler=share, **self._loading)
+        return Batches(images, batch_size=self.eval_batch_size, sampler=share, **self._loading(images))
 
     @property
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    @property
-    def _loading(self) -> dict[str, Any]:
+    def _placed(self, images: TensorImages) -> TensorImages:
+        """The images where their batches are gathered: on the CUDA device that trains, if there is room, else here."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        wanted = self.options.on_device
+        if device.type != "cuda" or wanted is False or self.options.num_workers:
+            return images
+        room = torch.cuda.mem_get_info(device)[0] / 4
+        return images.to(device) if wanted or images.images.nbytes < room else images
+
+    def _loading(self, images: TensorImages) -> dict[str, Any]:
         workers, pin_memory = self.options.num_workers, self.options.pin_memory
+        on_host = images.images.device.type == "cpu"
         return {
             "num_workers": workers,
-            "pin_memory": torch.cuda.is_available() if pin_memory is None else pin_memory,
+            "pin_memory": on_host and (torch.cuda.is_available() if pin_memory is None else pin_memory),
             "persistent_workers": self.options.persistent_workers and workers > 0,
         }
 
@@ -298,7 +310,8 @@ class DigitsDataModule(L.LightningDataModule):
         images = images.float() / 255  # (B, C, H, W) in [0, 1]
         if not (self.trainer and self.trainer.training):
             return self.normalise(images), target
-        images, target = self.mixing(self.augmentation(images), target)
+        if self.augments:
+            images, target = self.mixing(self.augmentation(images), target)
         return (self.normalise(images), *taught(self, images, target))
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -89,6 +89,7 @@ class OwnDataModule(L.LightningDataModule):
         self.class_names: tuple[str, ...] = ()
         self.mean, self.std = [0.0], [1.0]
         self.augmentation = augmentation or nn.Identity()
+        self.augments = True  # a callback may end that
         self.mixing: Mixing = NoMixing()
         self.teacher: Teacher | None = None
         self.in_channels = 0
@@ -352,12 +353,15 @@ class OwnDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         batch = self.module.on_after_batch_transfer(batch, dataloader_idx)
-        changes = not (isinstance(self.augmentation, nn.Identity) and isinstance(self.mixing, NoMixing))
+        as_is = isinstance(self.augmentation, nn.Identity) and isinstance(self.mixing, NoMixing)
+        changes = self.augments and not as_is
         if not ((changes or self.teacher) and self.trainer and self.trainer.training):
             return batch
         images, target = batch
         mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
-        images, target = self.mixing(self.augmentation(images * std + mean), target)  # in [0, 1]
+        images = images * std + mean  # in [0, 1]
+        if changes:
+            images, target = self.mixing(self.augmentation(images), target)
         return ((images - mean) / std, *taught(self, images, target))
 
 

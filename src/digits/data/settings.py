@@ -71,6 +71,7 @@ class DataSettings(_Kept):
     batch_size: Positive = 100
     eval_batch_size: Positive = 250
     num_workers: Count = 0
+    on_device: bool | None = None  # None: where a CUDA device trains, no workers load, and a quarter of it has room
     pin_memory: bool | None = None  # None: where there is a CUDA device
     persistent_workers: bool = True
     seed: Seed = 0  # of the order of the training images, which depends on it and the epoch alone

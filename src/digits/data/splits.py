@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from digits.data.images import TensorImages
 from digits.errors import UserError
@@ -47,6 +46,8 @@ def split(
             f" {max(0, rest_size):,} of {len(images):,}; give another size"
         )
     elif counts[smallest] > 1:
+        from sklearn.model_selection import train_test_split  # here, as by the commands that read pictures
+
         parts = train_test_split(np.arange(len(images)), test_size=held_out, stratify=target, random_state=seed)
     if not problem and (not parts or any(len(np.unique(target[part])) < len(present) for part in parts)):
         needed = max(2, math.ceil(len(images) / min(held_out, rest_size)))
@@ -76,6 +77,8 @@ def cut_fold(
             f"data.folds={folds}: class {class_names[smallest]} has {counts[smallest]} images, fewer than one a fold;"
             " add images, or give fewer folds"
         )
+    from sklearn.model_selection import StratifiedKFold
+
     cuts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(target, target)
     rest, held = list(cuts)[fold]
     return images.subset(rest), images.subset(held)

@@ -6,6 +6,7 @@ of the epoch so far.
 """
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from digits.archive import load, save
 from digits.calibration import at_bound, fit_temperature, validation_logits
-from digits.checkpoints import Checkpoint, Confidence, add_confidence, plain_weights, save_state_dict
+from digits.checkpoints import FORMAT, Checkpoint, Confidence, add_confidence, plain_weights, save_state_dict
 from digits.data.module import data_of
-from digits.errors import UserError
+from digits.errors import Diverged, UserError
 from digits.loggers import flush
 from digits.model_facts import ModelFacts
 from digits.runs.processes import from_each_process
@@ -31,10 +34,54 @@ if TYPE_CHECKING:
     from digits.rejection import FitGate
 
 ASK_EVERY_N_STEPS = 50
+RUN_FOLDER = "<run>"  # stands for the run's folder in the paths of a checkpoint
 # Of a checkpoint, besides what evaluating it takes.
 NEEDED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "train_metrics", "figures"}
 
 log = logging.getLogger(__name__)
+
+
+class AtomicCheckpoints(CheckpointIO):
+    """Writes Lightning's checkpoints atomically, and none whose weights are not finite.
+
+    Paths in the callbacks' states are kept relative to the run's folder, which may be moved.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder.resolve())  # as ModelCheckpoint keeps its own paths
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if Path(path).name.startswith("hpc_ckpt_"):
+            # Lightning's, at the signal of a preemption and so during a step; it would train, and even test, from it.
+            # SLURM's requeuing sends SIGTERM next, at which last.ckpt is saved.
+            return
+        if not all(value.isfinite().all() for value in checkpoint["state_dict"].values() if value.is_floating_point()):
+            # It must not replace the last good one. The losses show it too, but only after the next step.
+            rates = [group["lr"] for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
+            raise Diverged("a weight is not finite", checkpoint["global_step"], rates)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        states = _replaced(checkpoint["callbacks"], self.folder, RUN_FOLDER)
+        save(checkpoint | {"callbacks": states, "digits_format": FORMAT}, Path(path))
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> Any:
+        checkpoint = load(path)
+        return checkpoint | {"callbacks": _replaced(checkpoint["callbacks"], RUN_FOLDER, self.folder)}
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _replaced(state: Any, old: str, new: str) -> Any:
+    """A callback's state with another folder at the start of the paths in it."""
+    if isinstance(state, dict):
+        return {_replaced(key, old, new): _replaced(value, old, new) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_replaced(value, old, new) for value in state]
+    inside = isinstance(state, str) and (state == old or state.startswith(f"{old}{os.sep}"))
+    return f"{new}{state[len(old) :]}" if inside else state
 
 
 class LastCheckpoint(CheckpointCallback):

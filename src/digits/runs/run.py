@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from digits import __version__
 from digits.atomic import atomic_write, remove_leftovers
 from digits.errors import Pruned, UserError
 from digits.messages import flat, one_line
@@ -37,7 +38,7 @@ from digits.targets import foreign_packages
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PACKAGES = ("digits", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 RECORD, CONFIG = "metrics.json", "config.yaml"
 PLAN = "jobs"  # in a sweep's folder: the config of each of its jobs
 NO_SETTING = {
@@ -196,7 +197,8 @@ class Run:
             "started_at": self.before.get("started_at", now),
             "duration_seconds": None,
             "command": self.before.get("command", [Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "versions": {"python": platform.python_version()}
+            # Its own not from the metadata of packages: a checkout runs without being installed too.
+            "versions": {"python": platform.python_version(), "digits": __version__}
             | {name: importlib.metadata.version(name) for name in PACKAGES},
             **code_state(),
         }
