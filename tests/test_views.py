@@ -146,7 +146,13 @@ def test_members_of_an_ensemble_have_their_views(trained: Path, command: Command
     assert outcome.record["test/acc"] == pytest.approx(together)
 
 
-@pytest.mark.parametrize("script", ["eval", "digits.predict", "digits.export"])
+def test_gradients_pass_through_the_views(network: nn.Module, sample: DigitsDataModule) -> None:
+    images = sample.normalise(sample.splits.test.images[:2] / 255).requires_grad_()
+    AveragedViews(network, VIEWS["turns"], 1.0)(images).max(dim=1).values.sum().backward()
+    assert images.grad.abs().amax(dim=(1, 2, 3)).min() > 0
+
+
+@pytest.mark.parametrize("script", ["eval", "digits.predict", "digits.export", "digits.demo"])
 def test_wrong_settings_are_one_line(script: str, trained: Path, command: Command) -> None:
     images = ["images=docs/images/seven.png"] if script == "digits.predict" else []
     wrong = {"tta=flips": "tta=flips: should be 'shifts', 'turns' or 'shifts_and_turns'"}

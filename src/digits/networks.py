@@ -14,7 +14,18 @@ from digits.validation import checked_arguments
 if TYPE_CHECKING:
     from digits.torchvision_networks import DenseNet, ResNet18
 
-__all__ = ["CNN", "DenseNet", "Ensemble", "Gated", "RawPixels", "ResNet18", "SeparableCNN", "StagedCNN", "Whitening"]
+__all__ = [
+    "CNN",
+    "AveragedViews",
+    "DenseNet",
+    "Ensemble",
+    "Gated",
+    "RawPixels",
+    "ResNet18",
+    "SeparableCNN",
+    "StagedCNN",
+    "Whitening",
+]
 
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[Sequence[Count], Field(min_length=1)]
@@ -343,7 +354,7 @@ class AveragedViews(nn.Module):
             again = self._seen(images[unsure]).flatten(0, 1)
             parts = [self._answers(part) for part in again.split(max(len(images), 256))]  # as memory is known to hold
             of_views = torch.cat(parts).unflatten(0, (len(self.views), -1))  # (V, B, num_classes)
-            answers[unsure] = _mean(torch.cat([answers[None, unsure], of_views]))
+            answers = answers.index_put((unsure,), _mean(torch.cat([answers[None, unsure], of_views])))
         return self.temperature * answers
 
     def _answers(self, images: Tensor) -> Tensor:
