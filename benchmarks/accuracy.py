@@ -1,21 +1,27 @@
 """Test accuracy of models and experiments over several seeds, mean and standard deviation: the README's table.
 
-    python -m benchmarks.accuracy                       every row, seeds 1 to 3; what was measured before is kept
+    python -m benchmarks.accuracy                       every row, with its seeds; what was measured before is kept
     python -m benchmarks.accuracy --rows fast --seeds 5
+    python -m benchmarks.accuracy --jobs 8              eight trainings at a time, on a machine that has the cores
     python -m benchmarks.accuracy --time                the seconds of one epoch of each row, on an idle machine
     python -m benchmarks.accuracy --write               puts the table into README.md and the experiments' heads
 
-The seeds share one validation split; each run is tested with its best checkpoint by validation.
+The seeds of a row are 1, 2, ... and share one validation split. Each run is tested as its recipe says: with its best
+checkpoint by validation, or with the last epoch's weights. It can be stopped and goes on where it was.
 """
 
 import argparse
 import functools
 import json
+import math
 import re
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -25,56 +31,117 @@ from rich.progress import track
 PROJECT = Path(__file__).parents[1]
 LOGS = PROJECT / "logs" / "benchmarks" / "accuracy"
 BEGIN, END = "<!-- measured by benchmarks/accuracy.py -->", "<!-- end of what was measured -->"
+NO_RECIPE = {"seed", "log_dir", "figures", "logger", "name", "tags", "resume", "resume_sweep", "trust", "teacher"}
+NO_RECIPE |= {"checkpoint_every_seconds", "metrics", "compile"}
 RECIPE = "augmentation=affine scheduler=onecycle optimizer.lr=0.003"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Args:
+        overrides: of train.py; TEACHERS stands for the checkpoints of the row `of`.
+        seeds: how many.
+        of: another row, whose networks this one is an ensemble of, or is taught by.
+        note: behind the command.
+    """
+
+    overrides: str = ""
+    seeds: int = 3
+    of: str | None = None
+    note: str = ""
+
+
 ROWS = {
-    "cnn": "",
-    "fast": "model=fast scheduler=onecycle optimizer.lr=0.003 trainer.max_epochs=8",
-    "densenet": f"model=densenet {RECIPE} trainer.max_epochs=8",
-    "resnet18": f"model=resnet18 {RECIPE} trainer.max_epochs=5",
-    "tutorial": "experiment=tutorial",
-    "quick": "experiment=quick",
-    "accurate": "experiment=accurate",  # model=cnn_bn
+    "cnn": Row(note=" (`model=cnn`)"),
+    "fast": Row("model=fast scheduler=onecycle optimizer.lr=0.003 trainer.max_epochs=8"),
+    "densenet": Row(f"model=densenet {RECIPE} trainer.max_epochs=8"),
+    "resnet18": Row(f"model=resnet18 {RECIPE} trainer.max_epochs=5"),
+    "tutorial": Row("experiment=tutorial"),
+    "speedrun": Row("experiment=speedrun", seeds=10),
+    "quick": Row("experiment=quick", seeds=10),
+    "accurate": Row("experiment=accurate", seeds=5),
+    "ensemble": Row(of="accurate", seeds=1, note="`python eval.py 'ckpt_path=[...]'`: five of `accurate`"),
+    "distilled": Row("experiment=accurate teacher=TEACHERS", of="accurate", note=": those five"),
+    "tiny": Row("experiment=tiny", seeds=5),
+    "robust": Row("experiment=robust"),
+    "record": Row("experiment=record", seeds=20),
+    "record_ensemble": Row(of="record", seeds=1, note="`python eval.py 'ckpt_path=[...]'`: those of `record`"),
 }
 
-NOTES = {"cnn": " (`model=cnn`)", "quick": " (`model=fast`)", "accurate": " (`model=cnn_bn`)"}
+
+def folders(row: str, part: str) -> list[Path]:
+    """The completed runs of a row's present recipe: `part` is a seed's number, `*` for any, or `time`."""
+    found = []
+    task = "train" if ROWS[row].overrides or not ROWS[row].of else "eval"
+    for path in sorted(LOGS.glob(f"{row}/{part}/{task}/runs/*/metrics.json")):
+        record = json.loads(path.read_text())
+        if record["status"] == "completed" and (task == "eval" or _is_present(row, part, path.parent, record)):
+            found.append(path.parent)
+    return found
+
+
+def _is_present(row: str, part: str, folder: Path, record: dict) -> bool:
+    """Whether a run has the recipe that its row's command stands for now."""
+    ran, wanted = recipe(OmegaConf.load(folder / "config.yaml")), present(row)
+    if part == "time" or "test/acc" not in record:  # one epoch is enough for its seconds
+        for name in ("max_steps", "limit_test_batches"):
+            ran["trainer"][name] = wanted["trainer"][name]
+    return ran == wanted
 
 
 def records(row: str, part: str) -> list[dict]:
-    """The completed runs of a row's present recipe: `part` is a seed's number, `*` for any, or `time`."""
-    found = []
-    for path in sorted(LOGS.glob(f"{row}/{part}/train/runs/*/metrics.json")):
-        record = json.loads(path.read_text())
-        ran = recipe(OmegaConf.load(path.parent / "config.yaml"))
-        if part == "time" or "test/acc" not in record:
-            ran["max_epochs"] = present(row)["max_epochs"]  # one epoch is enough for its seconds
-        if record["status"] == "completed" and ran == present(row):
-            found.append(record)
-    return found
+    return [json.loads((folder / "metrics.json").read_text()) for folder in folders(row, part)]
 
 
 @functools.cache
 def present(row: str) -> dict:
     """The recipe that a row's command stands for now: what was measured with another must not be taken for it."""
     with initialize_config_dir(config_dir=str(PROJECT / "configs"), version_base="1.3"):
-        return recipe(compose("train", overrides=ROWS[row].split()))
+        return recipe(compose("train", overrides=_overrides(row).replace("TEACHERS", "[]").split()))
+
+
+def _overrides(row: str) -> str:
+    return ROWS[row].overrides
 
 
 def recipe(cfg: DictConfig) -> dict:
-    """What bears on the result, but for the seed."""
-    groups = ("model", "optimizer", "scheduler", "augmentation")
-    chosen = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in groups}
-    data = {name: cfg.data[name] for name in ("dataset", "batch_size", "split_seed", "mean", "std")}
-    rest = {"label_smoothing": cfg.loss.get("label_smoothing"), "max_epochs": cfg.trainer.max_epochs}
-    return chosen | data | rest | {"precision": cfg.trainer.precision}
+    """What bears on the result, but for the seed, the teachers' paths and the machine."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    for name in NO_RECIPE:
+        plain.pop(name, None)
+    for group, names in {"data": ("root", "seed", "offline_fallback"), "trainer": ("accelerator", "devices")}.items():
+        for name in names:
+            plain[group].pop(name, None)
+    return plain
+
+
+def _steps(row: str) -> int:
+    """Of an epoch."""
+    data = present(row)["data"]
+    return math.ceil((60_000 - data["val_size"] + data["typed"]) / data["batch_size"])
 
 
 def tested(row: str) -> list[dict]:
     return [record for record in records(row, "*") if "test/acc" in record]
 
 
-def train(row: str, part: str, *overrides: str) -> None:
-    overrides = (*ROWS[row].split(), "data.offline_fallback=false", *overrides, f"log_dir={LOGS / row / part}")
-    subprocess.run([sys.executable, "train.py", *overrides], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+def checkpoints(row: str) -> str:
+    """Those of a row's runs, for a command line."""
+    return "[" + ",".join(str(folder) for folder in folders(row, "*") if (folder / "checkpoints").exists()) + "]"
+
+
+def measure(row: str, part: str, *overrides: str) -> None:
+    """Trains, or for an ensemble evaluates."""
+    of, log_dir = ROWS[row].of, f"log_dir={LOGS / row / part}"
+    if of and not _overrides(row):
+        words = ["eval.py", f"ckpt_path={checkpoints(of)}", "figures=false", log_dir]
+    else:
+        asked = _overrides(row).split()
+        words = ["train.py", *(one.replace("TEACHERS", checkpoints(of)) if of else one for one in asked)]
+        words += ["data.offline_fallback=false", *overrides, log_dir]
+    subprocess.run([sys.executable, *words], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
 
 
 def cells(row: str) -> dict[str, str]:
@@ -83,14 +150,19 @@ def cells(row: str) -> dict[str, str]:
     accuracy = [100 * record["test/acc"] for record in runs]
     spread = f" ± {statistics.stdev(accuracy):.2f}" if len(accuracy) > 1 else ""
     timed = records(row, "time")
-    epochs, seconds = runs[0]["epochs"], timed[-1]["train_seconds"] if timed else None
+    epochs, seconds = runs[0].get("epochs"), timed[-1]["train_seconds"] if timed else None
     return {
-        "command": f"`python train.py {ROWS[row]}`".replace(" `", "`") + NOTES.get(row, ""),
-        "parameters": f"{runs[0]['parameters']:,}",
+        "command": _command(row),
+        "parameters": f"{runs[0].get('parameters', 0):,}",
         "test accuracy": f"{statistics.mean(accuracy):.2f}{spread} %",
         "seeds": ", ".join(f"{value:.2f}" for value in accuracy),
-        "training": f"{epochs} × {seconds:.1f} s" if seconds else f"{epochs} epochs",
+        "training": f"{epochs} × {seconds:.1f} s" if seconds else f"{epochs} epochs" if epochs else "",
     }
+
+
+def _command(row: str) -> str:
+    note, asked = ROWS[row].note, _overrides(row).replace("TEACHERS", "[...]")
+    return note if ROWS[row].of and not asked else f"`python train.py {asked}`".replace(" `", "`") + note
 
 
 def machine(rows: list[str]) -> str:
@@ -135,22 +207,34 @@ def write(measured: dict[str, dict[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS), help="of the table (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, help="train with the seeds 1 to N (default: 3)")
+    parser.add_argument("--seeds", type=int, help="train with the seeds 1 to N (default: as many as the row has)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default: 1)")
     parser.add_argument("--epochs", type=int, help="of each training, for a quick look (default: the row's own)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--time", action="store_true", help="measure seconds instead of accuracy")
     what.add_argument("--write", action="store_true", help="measure nothing, write what was measured")
     arguments = parser.parse_args()
     if arguments.epochs:
-        ROWS.update({row: f"{ROWS[row]} trainer.max_epochs={arguments.epochs}" for row in arguments.rows})
+        short = f" trainer.max_epochs={arguments.epochs}"
+        rows = {row: ROWS[row] for row in arguments.rows if _overrides(row) or not ROWS[row].of}
+        ROWS.update({name: replace(row, overrides=row.overrides + short) for name, row in rows.items()})
 
     if arguments.time:
-        for row in track(arguments.rows, "timing"):
-            train(row, "time", "trainer.max_epochs=1", "trainer.limit_test_batches=0")
+        for row in track([row for row in arguments.rows if ROWS[row].seeds > 1], "timing"):
+            # Its first epoch: in a run of one epoch, that would be one of the clean last ones.
+            measure(row, "time", f"trainer.max_steps={_steps(row)}", "trainer.limit_test_batches=0")
     elif not arguments.write:
-        runs = [(row, str(seed)) for row in arguments.rows for seed in range(1, arguments.seeds + 1)]
-        for row, seed in track([run for run in runs if not records(*run)], "training"):
-            train(row, seed, f"seed={seed}")
+        for later in (False, True):  # ensembles and pupils need the others
+            runs = [
+                (row, str(seed))
+                for row in arguments.rows
+                for seed in range(1, (arguments.seeds or ROWS[row].seeds) + 1)
+                if bool(ROWS[row].of) is later and not records(row, str(seed))
+            ]
+            with ThreadPoolExecutor(arguments.jobs) as pool:
+                done = pool.map(lambda run: measure(*run, f"seed={run[1]}"), runs)
+                for _ in track(done, "training", total=len(runs)):
+                    pass
 
     measured = {row: cells(row) for row in arguments.rows if tested(row)}
     if arguments.write:
