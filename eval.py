@@ -26,7 +26,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
 
     # Checkpoints, and the data of training, from where training found it, unless another is asked for
     checkpoints = open_all(cfg.ckpt_path, cfg.log_dir, packages(cfg.trust))
-    networks = [checkpoint.network() for checkpoint in checkpoints]
+    networks = [build.tested_network(cfg, checkpoint) for checkpoint in checkpoints]
     for one in checkpoints:
         log.info("of:     %s, trained on %s, seed %s", one.path, one.settings["data"]["dataset"], one.settings["seed"])
     trainer = build.evaluator(cfg, run, checkpoints)

@@ -39,6 +39,7 @@ from digits.schedules import make_schedule
 from digits.targets import make_kind, packages, parameters_of, target_of
 from digits.teacher import DistillationSettings, Teacher, open_teachers
 from digits.validation import user_errors
+from digits.views import TtaSettings
 
 if TYPE_CHECKING:
     from digits.rejection import FitGate
@@ -162,6 +163,10 @@ def trainer(cfg: DictConfig, run: Run, data: DigitsDataModule, resumed: Checkpoi
 def evaluator(cfg: DictConfig, run: Run, checkpoints: list[Checkpoint], reports: bool = True) -> L.Trainer:
     """A trainer that only tests: for one of several checkpoints, without a report."""
     hardware.device_type(cfg.trainer.accelerator)
+    run.update(tta=cfg.tta, tta_below=cfg.tta_below if cfg.tta else None)
+    if cfg.tta and reports:
+        log.info("tta:    the mean of %s for each image with a highest probability below %g", cfg.tta, cfg.tta_below)
+        log.info("        a mean of calibrated probabilities is a little too modest: see their figures below")
     precisions = {checkpoint.settings["precision"] for checkpoint in checkpoints}
     weights = precisions.pop() if len(precisions) == 1 else "32-true"  # each member keeps its weights' own type
     return _trainer(
@@ -171,6 +176,13 @@ def evaluator(cfg: DictConfig, run: Run, checkpoints: list[Checkpoint], reports:
         callbacks=[*_callbacks(cfg, run, validated=False)] if reports else [Advice()],
         logger=False,
     )
+
+
+def tested_network(cfg: DictConfig, checkpoint: Checkpoint) -> nn.Module:
+    """A checkpoint's network, with test-time augmentation if that is asked for."""
+    with user_errors(""):
+        settings = TtaSettings(tta=cfg.tta, tta_below=cfg.tta_below)
+    return settings.applied(checkpoint.network(), checkpoint.facts)
 
 
 def _trainer(cfg: DictConfig, run: Run, **parts: Any) -> L.Trainer:

@@ -30,7 +30,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from digits.command import command
 from digits.errors import UserError
 from digits.pictures.encode import data_url
-from digits.validation import FilePath, Settings, Trust, read_settings
+from digits.validation import FilePath, Trust, read_settings
+from digits.views import TtaSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ HEADERS = {
 log = logging.getLogger(__name__)
 
 
-class DemoSettings(Settings):
+class DemoSettings(TtaSettings):
     """The keys of configs/demo.yaml."""
 
     ckpt_path: FilePath | None
@@ -82,7 +83,7 @@ def main(cfg: DictConfig) -> None:
 
         path = settings.ckpt_path or newest_checkpoint(settings.log_dir)
         log.info("model: %s%s", path, "" if settings.ckpt_path else f", the newest under {settings.log_dir}")
-        classifier = load_classifier(path, trust=settings.trust)
+        classifier = load_classifier(path, trust=settings.trust, tta=settings.tta, tta_below=settings.tta_below)
         address, port = listener.getsockname()[:2]
         # With DNS rebinding, another site's name leads here: the page must not open to that site.
         local = address in ("127.0.0.1", "::1")

@@ -22,6 +22,7 @@ from digits.onnx_model import BATCH, calibration_images, quantized, to_onnx, wit
 from digits.pictures.reader import Answers, ImageClassifier, load_classifier, onnx_classifier, torch_classifier
 from digits.runs.run import newest_checkpoint
 from digits.validation import FilePath, Settings, Trust, read_settings
+from digits.views import TtaSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +39,7 @@ class DataPlace(Settings):
     root: FilePath | None
 
 
-class ExportSettings(Settings):
+class ExportSettings(TtaSettings):
     """The keys of configs/export.yaml."""
 
     ckpt_path: FilePath | None
@@ -54,6 +55,8 @@ class ExportSettings(Settings):
         problem, output, suffix = "", self.output, SUFFIXES[self.format]
         if self.quantize and self.format != "onnx":
             problem = f"quantize=true: for format=onnx, not {self.format}. Leave it out"
+        elif self.tta and self.format == "state_dict":
+            problem = f"tta={self.tta}: for format=onnx or torch_export; weights alone compute nothing. Leave it out"
         if output and (output.is_dir() or output.suffix != suffix or not output.absolute().parent.is_dir()):
             problem = f"output={output}: give a file that ends with {suffix}, in a folder that exists"
         if problem:
@@ -65,13 +68,14 @@ class ExportSettings(Settings):
 def main(cfg: DictConfig) -> None:
     """Writes a checkpoint's network in another format, once what was written gives the checkpoint's answers."""
     settings = read_settings(ExportSettings, cfg)
-    suffix = f".int8{SUFFIXES['onnx']}" if settings.quantize else SUFFIXES[settings.format]
+    suffix = f"{'.tta' if settings.tta else ''}{'.int8' if settings.quantize else ''}{SUFFIXES[settings.format]}"
 
     from digits.checkpoints import Checkpoint, save_state_dict
 
     checkpoint = Checkpoint.open(settings.ckpt_path or newest_checkpoint(settings.log_dir), settings.trust)
     output = settings.output or checkpoint.path.with_suffix(suffix)
-    network, facts, gate = checkpoint.network(), checkpoint.facts, checkpoint.gate()
+    facts, gate = checkpoint.facts, checkpoint.gate()
+    network = settings.applied(checkpoint.network(), facts)
     data = checkpoint.data(root=settings.data.root and str(settings.data.root))
     log.info("model:   %s, trained on %s", checkpoint.path, facts.dataset)
 

@@ -14,7 +14,18 @@ from digits.validation import checked_arguments
 if TYPE_CHECKING:
     from digits.torchvision_networks import DenseNet, ResNet18
 
-__all__ = ["CNN", "DenseNet", "Ensemble", "Gated", "RawPixels", "ResNet18", "SeparableCNN", "StagedCNN", "Whitening"]
+__all__ = [
+    "CNN",
+    "AveragedViews",
+    "DenseNet",
+    "Ensemble",
+    "Gated",
+    "RawPixels",
+    "ResNet18",
+    "SeparableCNN",
+    "StagedCNN",
+    "Whitening",
+]
 
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[Sequence[Count], Field(min_length=1)]
@@ -308,6 +319,70 @@ class Ensemble(nn.Module):
         logits = [member(images.to(next(member.parameters()).dtype)).float() for member in self.members]
         log_probabilities = torch.stack(logits).log_softmax(dim=2)  # (members, B, num_classes)
         return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
+
+
+class AveragedViews(nn.Module):
+    """A network that looks again at images that it is unsure of: its mean probabilities for views of them count.
+
+    The probabilities are those that calibration states, in the choice of these images and in the mean. Exported, it
+    computes all views of all images, as a graph has no choice by its data.
+
+    Args:
+        network: from normalised images to logits.
+        views: shift to the right and down in pixels, and turn in degrees, of each; the image itself is one of them.
+        below: the highest probability of an answer that is looked at again.
+        temperature: by which the logits are divided for calibrated probabilities.
+    """
+
+    def __init__(
+        self, network: nn.Module, views: Sequence[tuple[float, float, float]], below: float, temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.network, self.below, self.temperature = network, below, temperature
+        self.views = [view for view in views if any(view)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps normalised images (B, C, H, W) to logits (B, num_classes), to be divided by the temperature."""
+        if torch.compiler.is_compiling():
+            all_views = torch.cat([images[None], self._seen(images)])  # (V, B, C, H, W)
+            answers = self._answers(all_views.flatten(0, 1)).unflatten(0, (len(self.views) + 1, -1))
+            unsure = self._unsure(answers[0])
+            return self.temperature * torch.where(unsure[:, None], _mean(answers), answers[0])
+        answers = self._answers(images)
+        unsure = self._unsure(answers)
+        if unsure.any():
+            again = self._seen(images[unsure]).flatten(0, 1)
+            parts = [self._answers(part) for part in again.split(max(len(images), 256))]  # as memory is known to hold
+            of_views = torch.cat(parts).unflatten(0, (len(self.views), -1))  # (V, B, num_classes)
+            answers = answers.index_put((unsure,), _mean(torch.cat([answers[None, unsure], of_views])))
+        return self.temperature * answers
+
+    def _answers(self, images: Tensor) -> Tensor:
+        """The logarithms of the calibrated probabilities (B, num_classes)."""
+        return (self.network(images).float() / self.temperature).log_softmax(dim=1)
+
+    def _unsure(self, answers: Tensor) -> Tensor:
+        return answers.amax(dim=1) < math.log(self.below)  # (B,)
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """The views but the image itself (V, B, C, H, W), their borders filled with the nearest pixels."""
+        batch, channels, height, width = images.shape  # of len() an exporter would make a constant
+        angles = [math.radians(turn) for _, _, turn in self.views]
+        theta = [
+            [[math.cos(angle), -math.sin(angle), -2 * x / width], [math.sin(angle), math.cos(angle), -2 * y / height]]
+            for angle, (x, y, _) in zip(angles, self.views, strict=True)
+        ]
+        size = [len(theta), 1, height, width]
+        grid = F.affine_grid(torch.tensor(theta, device=images.device), size, align_corners=False)  # (V, H, W, 2)
+        # All images as the channels of one: a view is the same for all.
+        flat = images.float().reshape(1, batch * channels, height, width).expand(len(theta), -1, -1, -1)
+        seen = F.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+        return seen.reshape(len(theta), batch, channels, height, width).to(images.dtype)
+
+
+def _mean(answers: Tensor) -> Tensor:
+    """Of the logarithms of probabilities (V, B, num_classes), the logarithm of their means."""
+    return answers.logsumexp(dim=0) - math.log(len(answers))
 
 
 class RawPixels(nn.Module):

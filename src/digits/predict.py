@@ -16,7 +16,8 @@ from digits.atomic import atomic_write
 from digits.command import command
 from digits.data.tables import ID, listed_images
 from digits.pictures.answers import Answer, ImagePaths, output_names, read_files, report_failures, some
-from digits.validation import FilePath, Settings, Trust, read_settings
+from digits.validation import FilePath, Trust, read_settings
+from digits.views import TtaSettings
 
 if TYPE_CHECKING:
     from digits.pictures.reader import Prediction
@@ -30,7 +31,7 @@ MARK += ["known", "rejected", "separator"]
 EDGES = ["left", "top", "right", "bottom"]
 
 
-class PredictSettings(Settings):
+class PredictSettings(TtaSettings):
     """The keys of configs/predict.yaml."""
 
     images: ImagePaths
@@ -103,7 +104,7 @@ def main(cfg: DictConfig) -> None:
     from digits.runs.run import newest_checkpoint
 
     checkpoint = settings.ckpt_path or newest_checkpoint(settings.log_dir)
-    classifier = load_classifier(checkpoint, trust=settings.trust)
+    classifier = load_classifier(checkpoint, trust=settings.trust, tta=settings.tta, tta_below=settings.tta_below)
     log.info("model:  %s, trained on %s", checkpoint, classifier.facts.dataset)
     if classifier.gate is None:
         log.info("        it has no gate, so that it cannot say no: every picture gets one of its classes")

@@ -14,6 +14,8 @@ from digits.pictures.decode import Picture, read_picture
 from digits.pictures.encode import as_picture
 from digits.pictures.normal_form import NOTHING, Found, NothingFoundError, area, find_images
 from digits.targets import packages
+from digits.validation import user_errors
+from digits.views import TtaSettings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -299,6 +301,8 @@ def load_classifier(
     device: str = "cpu",
     facts: ModelFacts | None = None,
     trust: str | Collection[str] = (),
+    tta: Any = None,
+    tta_below: float = 0.99,
 ) -> ImageClassifier:
     """Opens a trained network of this project. Nothing in the file is run.
 
@@ -307,6 +311,9 @@ def load_classifier(
         network: the network that the weights belong to, for a `*.pth` of another origin.
         device: where a `*.ckpt` or a `*.pth` computes; `*.onnx` computes on the CPU.
         facts: about that network.
+        tta: test-time augmentation: `shifts`, `turns` or `shifts_and_turns`, the mean answer to such views of an image
+            that the network is unsure of; None: none. An exported `*.onnx` has it inside, or none.
+        tta_below: the highest probability of an answer that counts as unsure.
         trust: a package, or several, of one's own, besides digits, torch and torchvision, whose code the file may name.
 
     Raises:
@@ -316,7 +323,11 @@ def load_classifier(
     given = network is not None, facts is not None
     if any(given) and not (all(given) and path.suffix == ".pth"):
         raise UserError(f"{path}: give network= and facts= together, and only for a *.pth that carries neither")
+    with user_errors(""):
+        views = TtaSettings(tta=tta, tta_below=tta_below)
     if path.suffix == ".onnx":
+        if tta:
+            raise UserError(f"tta={tta}: {path.name} answers as it was exported. Give it to digits.export instead")
         return onnx_classifier(path)
 
     from digits.archive import load
@@ -332,7 +343,7 @@ def load_classifier(
     else:
         checkpoint = Checkpoint.open(path, trust)
         network, facts, gate = checkpoint.network(), checkpoint.facts, checkpoint.gate()
-    return torch_classifier(network, facts, device, gate)
+    return torch_classifier(views.applied(network, facts), facts, device, gate)
 
 
 def torch_classifier(network: Any, facts: ModelFacts, device: str = "cpu", gate: Any = None) -> ImageClassifier:
