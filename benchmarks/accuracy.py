@@ -32,7 +32,7 @@ PROJECT = Path(__file__).parents[1]
 LOGS = PROJECT / "logs" / "benchmarks" / "accuracy"
 BEGIN, END = "<!-- measured by benchmarks/accuracy.py -->", "<!-- end of what was measured -->"
 NO_RECIPE = {"seed", "log_dir", "figures", "logger", "name", "tags", "resume", "resume_sweep", "trust", "teacher"}
-NO_RECIPE |= {"checkpoint_every_seconds", "metrics", "compile"}
+NO_RECIPE |= {"checkpoint_every_seconds", "metrics", "compile", "rejection"}
 RECIPE = "augmentation=affine scheduler=onecycle optimizer.lr=0.003"
 
 
@@ -140,7 +140,7 @@ def measure(row: str, part: str, *overrides: str) -> None:
     else:
         asked = _overrides(row).split()
         words = ["train.py", *(one.replace("TEACHERS", checkpoints(of)) if of else one for one in asked)]
-        words += ["data.offline_fallback=false", *overrides, log_dir]
+        words += ["data.offline_fallback=false", "figures=false", "logger=[]", "rejection=none", *overrides, log_dir]
     subprocess.run([sys.executable, *words], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
 
 
