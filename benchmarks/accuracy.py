@@ -31,8 +31,9 @@ from rich.progress import track
 PROJECT = Path(__file__).parents[1]
 LOGS = PROJECT / "logs" / "benchmarks" / "accuracy"
 BEGIN, END = "<!-- measured by benchmarks/accuracy.py -->", "<!-- end of what was measured -->"
-NO_RECIPE = {"seed", "log_dir", "figures", "logger", "name", "tags", "resume", "resume_sweep", "trust", "teacher"}
-NO_RECIPE |= {"checkpoint_every_seconds", "metrics", "compile", "rejection"}
+NO_RECIPE = ("seed", "log_dir", "name", "tags", "resume", "resume_sweep", "trust", "teacher", "compile")
+# What takes time and bears on no accuracy is left out.
+ALWAYS = ["data.offline_fallback=false", "figures=false", "logger=[]", "rejection=none"]
 RECIPE = "augmentation=affine scheduler=onecycle optimizer.lr=0.003"
 
 
@@ -99,7 +100,7 @@ def records(row: str, part: str) -> list[dict]:
 def present(row: str) -> dict:
     """The recipe that a row's command stands for now: what was measured with another must not be taken for it."""
     with initialize_config_dir(config_dir=str(PROJECT / "configs"), version_base="1.3"):
-        return recipe(compose("train", overrides=_overrides(row).replace("TEACHERS", "[]").split()))
+        return recipe(compose("train", overrides=[*_overrides(row).replace("TEACHERS", "[]").split(), *ALWAYS]))
 
 
 def _overrides(row: str) -> str:
@@ -111,7 +112,7 @@ def recipe(cfg: DictConfig) -> dict:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     for name in NO_RECIPE:
         plain.pop(name, None)
-    for group, names in {"data": ("root", "seed", "offline_fallback"), "trainer": ("accelerator", "devices")}.items():
+    for group, names in {"data": ("root", "seed"), "trainer": ("accelerator", "devices")}.items():
         for name in names:
             plain[group].pop(name, None)
     return plain
@@ -129,7 +130,10 @@ def tested(row: str) -> list[dict]:
 
 def checkpoints(row: str) -> str:
     """Those of a row's runs, for a command line."""
-    return "[" + ",".join(str(folder) for folder in folders(row, "*") if (folder / "checkpoints").exists()) + "]"
+    found = [str(folder) for folder in folders(row, "*") if (folder / "checkpoints").exists()]
+    if len(found) < 2:
+        sys.exit(f"error: {row} has {len(found)} checkpoints, too few for an ensemble. Measure it first")
+    return f"[{','.join(found)}]"
 
 
 def measure(row: str, part: str, *overrides: str) -> None:
@@ -140,7 +144,7 @@ def measure(row: str, part: str, *overrides: str) -> None:
     else:
         asked = _overrides(row).split()
         words = ["train.py", *(one.replace("TEACHERS", checkpoints(of)) if of else one for one in asked)]
-        words += ["data.offline_fallback=false", "figures=false", "logger=[]", "rejection=none", *overrides, log_dir]
+        words += [*ALWAYS, *overrides, log_dir]
     subprocess.run([sys.executable, *words], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
 
 
