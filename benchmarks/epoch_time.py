@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,33 +33,60 @@ PROJECT = Path(__file__).parents[1]
 IMAGES = 55_000
 
 
-def plain_loop(root: Path, count: int) -> float:
-    """One epoch as most tutorials write it: float32, a transform for each image, a DataLoader as it comes."""
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    train = Subset(datasets.MNIST(str(root), train=True, transform=transform), range(count))
-    loader = DataLoader(train, batch_size=100, shuffle=True)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    network = nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10)),
-    ).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
-    loss_function = nn.CrossEntropyLoss()
+class PlainLoop:
+    """Training as most tutorials write it: float32, a transform for each image, a DataLoader as it comes.
 
-    network.train()
-    start = time.perf_counter()
-    running_loss, correct = 0.0, 0
-    for images, target in loader:
-        images, target = images.to(device), target.to(device)
-        optimizer.zero_grad()
-        logits = network(images)
-        loss = loss_function(logits, target)
-        loss.backward()
-        optimizer.step()
-        running_loss += loss.item()
-        correct += (logits.argmax(dim=1) == target).sum().item()
-    return time.perf_counter() - start
+    Args:
+        root: where torchvision finds MNIST.
+        images: to train on.
+    """
+
+    def __init__(self, root: Path, images: int) -> None:
+        transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+        train, test = (datasets.MNIST(str(root), train=part, transform=transform) for part in (True, False))
+        self.loader = DataLoader(Subset(train, range(images)), batch_size=100, shuffle=True)
+        self.test_loader = DataLoader(test, batch_size=1000)
+        self.device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        self.network = nn.Sequential(
+            *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10)),
+        ).to(self.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.001)
+        self.loss_function = nn.CrossEntropyLoss()
+
+    def epoch(self) -> float:
+        """Trains one epoch; returns its seconds."""
+        self.network.train()
+        start = time.perf_counter()
+        running_loss, correct = 0.0, 0
+        for images, target in self.loader:
+            images, target = images.to(self.device), target.to(self.device)
+            self.optimizer.zero_grad()
+            logits = self.network(images)
+            loss = self.loss_function(logits, target)
+            loss.backward()
+            self.optimizer.step()
+            running_loss += loss.item()
+            correct += (logits.argmax(dim=1) == target).sum().item()
+        return time.perf_counter() - start
+
+    @torch.no_grad()
+    def test_accuracy(self) -> float:
+        self.network.eval()
+        right = [self.network(images.to(self.device)).argmax(1).cpu() == target for images, target in self.test_loader]
+        return torch.cat(right).double().mean().item()
+
+
+@contextmanager
+def prepared(data: Path) -> Iterator[Path]:
+    """A folder with a copy of MNIST for torchvision, which unpacks beside the originals: they may not be ours."""
+    if not Mnist(data).folder.is_dir():
+        sys.exit(f"error: --data {data}: no MNIST there. Set DIGITS_DATA, or run train.py to download it")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(Mnist(data).folder, Mnist(Path(folder)).folder)
+        datasets.MNIST(folder, download=True)
+        yield Path(folder)
 
 
 def project(*overrides: str) -> float:
@@ -79,18 +107,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES, help=f"of an epoch, in hundreds (default: {IMAGES})")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("DIGITS_DATA", "data")), help="MNIST's root")
     arguments = parser.parse_args()
-    if not Mnist(arguments.data).folder.is_dir():
-        sys.exit(f"error: --data {arguments.data}: no MNIST there. Set DIGITS_DATA, or run train.py to download it")
-
-    with tempfile.TemporaryDirectory() as folder:
-        # torchvision unpacks beside the originals, which may not be ours to write to.
-        plain_root = Path(folder)
-        shutil.copytree(Mnist(arguments.data).folder, Mnist(plain_root).folder)
-        datasets.MNIST(str(plain_root), download=True)
+    with prepared(arguments.data) as plain_root:
         few = [f"trainer.limit_train_batches={arguments.images // 100}"] if arguments.images < IMAGES else []
         root = [f"data.root={arguments.data.resolve()}", *few]
         contestants: dict[str, Callable[[], float]] = {
-            "plain loop (float32)": lambda: plain_loop(plain_root, arguments.images),
+            "plain loop (float32)": lambda: PlainLoop(plain_root, arguments.images).epoch(),
             "train.py": lambda: project(*root),
             "train.py trainer.precision=32-true": lambda: project(*root, "trainer.precision=32-true"),
         }
