@@ -34,6 +34,8 @@ BEGIN, END = "<!-- measured by benchmarks/accuracy.py -->", "<!-- end of what wa
 NO_RECIPE = ("seed", "log_dir", "name", "tags", "resume", "resume_sweep", "trust", "teacher", "compile")
 # What takes time and bears on no accuracy is left out.
 ALWAYS = ["data.offline_fallback=false", "figures=false", "logger=[]", "rejection=none"]
+COLUMNS = ("command", "parameters", "test accuracy", "seeds", "training")
+OLDER = " †"  # behind the command of a row that an older version measured
 RECIPE = "augmentation=affine scheduler=onecycle optimizer.lr=0.003"
 
 
@@ -157,7 +159,7 @@ def cells(row: str) -> dict[str, str]:
     epochs, seconds = runs[0].get("epochs"), timed[-1]["train_seconds"] if timed else None
     return {
         "command": _command(row),
-        "parameters": f"{runs[0].get('parameters', 0):,}",
+        "parameters": f"{runs[0]['parameters']:,}" if "parameters" in runs[0] else "",
         "test accuracy": f"{statistics.mean(accuracy):.2f}{spread} %",
         "seeds": ", ".join(f"{value:.2f}" for value in accuracy),
         "training": f"{epochs} × {seconds:.1f} s" if seconds else f"{epochs} epochs" if epochs else "",
@@ -190,14 +192,21 @@ def markdown(rows: list[dict[str, str]]) -> str:
 def write(measured: dict[str, dict[str, str]]) -> None:
     """Puts the table between its two marks in README.md, and each experiment's row into its head.
 
-    What stood there goes, the remark about an older version too.
+    A row that was not measured again stays, and is marked as of an older version.
     """
     readme = PROJECT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
+    before, rest = readme.read_text().split(BEGIN)
+    old, after = rest.split(END)
+    kept = {line.split(" | ")[0].removeprefix("| ").removesuffix(OLDER): line for line in old.splitlines()}
+    rows = {name: dict(measured[name]) for name in measured}
+    for name in ROWS.keys() - rows.keys():
+        if line := kept.get(_command(name)):
+            cells_ = [cell.strip() for cell in line.strip("| ").split(" | ")]
+            rows[name] = dict(zip(COLUMNS, [_command(name) + OLDER, *cells_[1:]], strict=True))
+    table = markdown([rows[name] for name in ROWS if name in rows])
+    remark = f"\n\n{OLDER.strip()} measured with an older version." if rows.keys() - measured.keys() else ""
     note = f"(MNIST, the official 10,000 test images, mean ± sd. {machine(list(measured))}.)"
-    readme.write_text(f"{before}{BEGIN}\n{markdown(list(measured.values()))}\n\n{note}\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n{table}\n\n{note}{remark}\n{END}{after}")
     for row, found in measured.items():
         path = PROJECT / "configs" / "experiment" / f"{row}.yaml"
         if path.exists():
@@ -205,7 +214,7 @@ def write(measured: dict[str, dict[str, str]]) -> None:
                 f"# Measured: {found['test accuracy']} (mean ± sd; {found['seeds']}) on the 10,000 test images,"
                 f"\n#   training {found['training']}.\n#   " + machine([row]).replace("; ", ";\n#   ")
             )
-            path.write_text(re.sub(r"# Measured:.*(\n#   .*)*", line, path.read_text()))
+            path.write_text(re.sub(r"# (Measured:|Not measured yet).*(\n#   .*)*", line, path.read_text()))
 
 
 def main() -> None:

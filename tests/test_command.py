@@ -71,7 +71,7 @@ ERRORS = {
     "trainer.num_nodes=2": "trainer.num_nodes=2: this process was started alone",
     "scheduler=plateau scheduler.monitor=nonsense": "scheduler.monitor=nonsense: there are train/loss",
     "data=image_folder data.root=5": "data.root=5: should be a valid string",
-    "experiment=worst": "there is no experiment=worst. There are: accurate, quick, record, robust, speedrun, tiny, tutorial",
+    "experiment=worst": "there is no experiment=worst. There are: accurate, quick, record, robust, speedrun,",
     "scheduler.interval=batch": "scheduler.interval=batch: should be 'epoch' or 'step'",
     "scheduler=onecycle scheduler.pct_start=2": "scheduler: ",
     "loss.label_smoothing=2": "label_smoothing=2: should be less than or equal to 1",
