@@ -42,7 +42,7 @@ STRONG = {"degrees": 12, "scale": 0.2, "shear": 15, "elastic": 1.0}
 
 @dataclass(frozen=True)
 class Recipe:
-    """What trains a network: arguments of `StagedCNN`; of `Digits`, or pixels for `Shift`, or no augmentation; and more."""
+    """What trains a network: arguments of `StagedCNN`; of `Digits`, or pixels for `Shift`, or none; and the rest."""
 
     network: dict[str, Any]
     augmentation: dict[str, Any] | int | None = field(default_factory=lambda: {"degrees": 10})

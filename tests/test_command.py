@@ -66,7 +66,7 @@ ERRORS = {
     "callbacks=nothing": "there is no callbacks=nothing. There are: default, early_stopping, ema",
     "hydra/launcher=joblob": "there is no hydra/launcher=joblob. Did you mean joblib?",
     "logger=null": "logger=null: give logger=[] for none. There are: csv, mlflow, tensorboard, wandb",
-    "model=null": "model=null: There are: cnn, cnn_bn, densenet, fast, resnet18, separable, staged",
+    "model=null": "model=null: There are: cnn, cnn_bn, densenet, fast, resnet18, staged",
     "trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches=0: give 1 or more",
     "trainer.num_nodes=2": "trainer.num_nodes=2: this process was started alone",
     "scheduler=plateau scheduler.monitor=nonsense": "scheduler.monitor=nonsense: there are train/loss",

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import torchvision
 
 from digits.data import DigitsDataModule
-from digits.networks import CNN, DenseNet, Ensemble, ResNet18, SeparableCNN, StagedCNN, Whitening
+from digits.networks import CNN, DenseNet, Ensemble, ResNet18, StagedCNN, Whitening
 
 
 def count(network: torch.nn.Module) -> int:
@@ -113,7 +113,7 @@ def test_stem_keeps_the_digit(network_class: type, first_block: str, stem_pool: 
     assert seen[0][-2:] == (size, size)
 
 
-@pytest.mark.parametrize("network_class", [CNN, ResNet18, DenseNet, StagedCNN, SeparableCNN])
+@pytest.mark.parametrize("network_class", [CNN, ResNet18, DenseNet, StagedCNN])
 @pytest.mark.parametrize("image_size", [16, 28, 32])
 def test_takes_the_datas_channels_classes_and_size(network_class: type, image_size: int) -> None:
     network = network_class(in_channels=3, num_classes=47, image_size=image_size)
@@ -140,7 +140,6 @@ def test_dropout_is_off_in_evaluation_only(network_class: type) -> None:
         (StagedCNN, {"widths": [8, 16]}, "give one of each for each stage, not 2, 3 and 3"),
         (StagedCNN, {"pooled": [True] * 3, "stride": 4}, "3 halvings leave nothing of 7 pixels"),
         (StagedCNN, {"head": "sum"}, "head=sum"),
-        (SeparableCNN, {"layers": [2, 2]}, "give one of each for each stage, not 3 and 2"),
         (ResNet18, {"blocks": [2, 2, 2]}, "at least 4 items"),
         (ResNet18, {"image_size": 8}, "4 halvings leave nothing of 8 pixels"),
         (DenseNet, {"dropout": -1}, "dropout=-1"),
@@ -216,6 +215,5 @@ def test_head_takes_the_largest_value_wherever_it_is() -> None:
 
 def test_parameters_of_the_small_networks() -> None:
     assert count(StagedCNN()) == 142_506
-    assert count(SeparableCNN()) == 6_586
     tiny = StagedCNN(widths=[8, 12, 14], convolutions=[1, 2, 3], whitening=0, head="mean")
     assert count(tiny) == 7_570
