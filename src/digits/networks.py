@@ -22,7 +22,6 @@ __all__ = [
     "Gated",
     "RawPixels",
     "ResNet18",
-    "SeparableCNN",
     "StagedCNN",
     "Whitening",
 ]
