@@ -80,7 +80,8 @@ def folders(row: str, part: str) -> list[Path]:
     task = "train" if ROWS[row].overrides or not ROWS[row].of else "eval"
     for path in sorted(LOGS.glob(f"{row}/{part}/{task}/runs/*/metrics.json")):
         record = json.loads(path.read_text())
-        if record["status"] == "completed" and (task == "eval" or _is_present(row, part, path.parent, record)):
+        present_recipe = task == "eval" or _is_present(row, part, path.parent, record)
+        if record["status"] == "completed" and present_recipe and _of_present(row, record):
             found.append(path.parent)
     return found
 
@@ -89,13 +90,33 @@ def _is_present(row: str, part: str, folder: Path, record: dict) -> bool:
     """Whether a run has the recipe that its row's command stands for now."""
     ran, wanted = recipe(OmegaConf.load(folder / "config.yaml")), present(row)
     if part == "time" or "test/acc" not in record:  # one epoch is enough for its seconds
-        for name in ("max_steps", "limit_test_batches"):
+        for name in ("max_steps", "limit_test_batches", "check_val_every_n_epoch"):
             ran["trainer"][name] = wanted["trainer"][name]
     return ran == wanted
 
 
+def _of_present(row: str, record: dict) -> bool:
+    """Whether an ensemble or a pupil is of the networks that the other row has now."""
+    if not ROWS[row].of:
+        return True
+    distilled = record.get("distillation")
+    paths = [one["ckpt_path"] for one in distilled["teachers"]] if distilled else record["ckpt_path"]
+    return sorted(paths) == sorted(str(folder / "checkpoints" / "best.ckpt") for folder in _members(ROWS[row].of))
+
+
+def _members(row: str) -> list[Path]:
+    """The folders of a row's tested runs, of as many seeds as it has."""
+    seeds = range(1, ROWS[row].seeds + 1)
+    return [folder for seed in seeds for folder in folders(row, str(seed))[:1] if "test/acc" in _record(folder)]
+
+
+def _record(folder: Path) -> dict:
+    found: dict = json.loads((folder / "metrics.json").read_text())
+    return found
+
+
 def records(row: str, part: str) -> list[dict]:
-    return [json.loads((folder / "metrics.json").read_text()) for folder in folders(row, part)]
+    return [_record(folder) for folder in folders(row, part)]
 
 
 @functools.cache
@@ -122,8 +143,8 @@ def recipe(cfg: DictConfig) -> dict:
 
 def _steps(row: str) -> int:
     """Of an epoch."""
-    data = present(row)["data"]
-    return math.ceil((60_000 - data["val_size"] + data["typed"]) / data["batch_size"])
+    data, share = present(row)["data"], present(row)["trainer"]["limit_train_batches"]
+    return int(math.ceil((60_000 - data["val_size"] + data["typed"]) / data["batch_size"]) * share)
 
 
 def tested(row: str) -> list[dict]:
@@ -132,7 +153,7 @@ def tested(row: str) -> list[dict]:
 
 def checkpoints(row: str) -> str:
     """Those of a row's runs, for a command line."""
-    found = [str(folder) for folder in folders(row, "*") if (folder / "checkpoints").exists()]
+    found = [str(folder / "checkpoints" / "best.ckpt") for folder in _members(row)]
     if len(found) < 2:
         sys.exit(f"error: {row} has {len(found)} checkpoints, too few for an ensemble. Measure it first")
     return f"[{','.join(found)}]"
@@ -235,7 +256,8 @@ def main() -> None:
     if arguments.time:
         for row in track([row for row in arguments.rows if ROWS[row].seeds > 1], "timing"):
             # Its first epoch: in a run of one epoch, that would be one of the clean last ones.
-            measure(row, "time", f"trainer.max_steps={_steps(row)}", "trainer.limit_test_batches=0")
+            once = [f"trainer.max_steps={_steps(row)}", "trainer.limit_test_batches=0"]
+            measure(row, "time", *once, "trainer.check_val_every_n_epoch=1")
     elif not arguments.write:
         for later in (False, True):  # ensembles and pupils need the others
             runs = [

@@ -84,9 +84,9 @@ def main() -> None:
     for name, value in median.items():
         runs = " ".join(f"{second:.2f}" for second in sorted(seconds[name]))
         mean = f"{statistics.mean(accuracy[name]):.2f} %" if name in accuracy else ""
-        table.add_row(
-            name, f"{value:.2f}", runs, mean, f"1/{median[to_goal] / value:.1f}", f"{value / median[epoch]:.2f}"
-        )
+        reached = name not in accuracy or statistics.mean(accuracy[name]) >= 100 * GOAL
+        share = f"1/{median[to_goal] / value:.1f}" if reached else "goal missed"
+        table.add_row(name, f"{value:.2f}", runs, mean, share, f"{value / median[epoch]:.2f}")
     Console(width=140).print(table)
 
 

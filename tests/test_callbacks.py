@@ -36,15 +36,28 @@ class AfterEachEpoch(Callback):
 
 
 @pytest.mark.parametrize(("last", "seen"), [(0, [2, 4, 6]), (1, [2, 4, 4]), (2, [2, 2, 2]), (5, [0, 0, 0])])
-def test_last_epochs_are_not_augmented(last: int, seen: list[int]) -> None:
+def test_last_epochs_are_not_augmented(last: int, seen: list[int], caplog: pytest.LogCaptureFixture) -> None:
     augmentation = Counted()
     data = DigitsDataModule("mnist5k", augmentation=augmentation)
     noted = AfterEachEpoch(augmentation)
+    caplog.set_level("WARNING")
     classifier = Classifier(CNN(channels=[2]), 10, ADAM, CONSTANT)
     settings = {"max_epochs": 3, "limit_train_batches": 2, "limit_val_batches": 1}
     trainer(callbacks=[CleanEpochs(last), noted], **settings).fit(classifier, data)
     assert noted.seen == seen
+    assert ("none of trainer.max_epochs=3 is augmented" in caplog.text) == (last >= 3)
     assert data.augments, "what is trained next begins with augmentation"
+
+
+def test_a_run_that_ends_before_its_clean_epochs_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    run = trainer(max_epochs=9, max_steps=2, callbacks=[CleanEpochs(1)], limit_val_batches=0)
+    run.fit(Classifier(CNN(channels=[2]), 10, ADAM, CONSTANT), DigitsDataModule("mnist5k"))
+    assert "the run ended before its last epochs, so that all were augmented" in caplog.text
+
+
+def test_a_negative_number_is_named() -> None:
+    with pytest.raises(ValueError, match="last=-1"):
+        CleanEpochs(last=-1)
 
 
 def test_there_must_be_a_last_epoch() -> None:

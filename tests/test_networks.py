@@ -138,8 +138,10 @@ def test_dropout_is_off_in_evaluation_only(network_class: type) -> None:
     [
         (ResNet18, {"dropout": 2}, "dropout=2"),
         (StagedCNN, {"widths": [8, 16]}, "give one of each for each stage, not 2, 3 and 3"),
-        (StagedCNN, {"pooled": [True] * 3, "stride": 4}, "3 halvings leave nothing of 7 pixels"),
+        (StagedCNN, {"pooled": [True] * 3, "stride": 4, "whitening": 4}, "3 halvings leave nothing of 7 pixels"),
         (StagedCNN, {"head": "sum"}, "head=sum"),
+        (StagedCNN, {"convolutions": [10**9, 1, 1]}, "less than or equal to 1000"),
+        (StagedCNN, {"whitening": 1, "stride": 4}, "stride=4: between patches of 1 pixels at most 2"),
         (ResNet18, {"blocks": [2, 2, 2]}, "at least 4 items"),
         (ResNet18, {"image_size": 8}, "4 halvings leave nothing of 8 pixels"),
         (DenseNet, {"dropout": -1}, "dropout=-1"),

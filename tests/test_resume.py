@@ -200,6 +200,13 @@ def test_what_would_be_another_experiment_is_refused(command: Command, cut_run, 
     assert command("train", f"resume={folder}").code == 0  # what was refused is forgotten
 
 
+def test_the_last_epochs_stay_the_last(command: Command, cut_run) -> None:
+    folder = cut_run(3, "callbacks=clean_epochs")
+    outcome = command("train", f"resume={folder}", "trainer.max_epochs=4")
+    assert outcome.code == 1
+    assert "callbacks.clean_epochs were planned to be the last of 3 epochs. Start a new run" in outcome.err
+
+
 def test_what_is_no_checkpoint_of_the_run_is_refused(command: Command, cut_run) -> None:
     folder, other = cut_run(15), cut_run(3, "model.hidden=32")
     path = folder / "checkpoints" / "last.ckpt"

@@ -44,7 +44,7 @@ from digits.views import TtaSettings
 if TYPE_CHECKING:
     from digits.rejection import FitGate
 
-WHITENED = 2000  # images are enough for the statistics of their patches
+WHITENED = 1_500_000  # pixels are enough for the statistics of their patches: 2,000 images of 28×28
 TRIES = 10  # of an augmentation: what it does by chance should be among them
 
 log = logging.getLogger(__name__)
@@ -217,9 +217,10 @@ def _network_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]
     return parts.network_settings(_plain(cfg.model), data.shape, **_plain(cfg.model_input))
 
 
-def _first_images(data: DigitsDataModule) -> Tensor:
-    pixels = RawPixels(nn.Identity(), data.mean, data.std)
-    return pixels(data.splits.train.images[:WHITENED])
+def _some_images(data: DigitsDataModule) -> Tensor:
+    images = data.splits.train.images
+    step = max(1, len(images) * images[0].numel() // WHITENED)  # from all: files may be sorted by class
+    return RawPixels(nn.Identity(), data.mean, data.std)(images[::step])
 
 
 def _loss_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
@@ -228,7 +229,7 @@ def _loss_settings(cfg: DictConfig, data: DigitsDataModule) -> dict[str, Any]:
 
 def classifier(cfg: DictConfig, data: DigitsDataModule) -> Classifier:
     """The network for the data's images and classes, with its loss, metrics, optimizer and schedule."""
-    network = parts.make_network(_network_settings(cfg, data), cfg.pretrained, cfg.freeze, partial(_first_images, data))
+    network = parts.make_network(_network_settings(cfg, data), cfg.pretrained, cfg.freeze, partial(_some_images, data))
     validated = bool(len(data.splits.val) and cfg.trainer.limit_val_batches)
     _check_comes("scheduler", cfg.scheduler, validated)
     schedule = _plain(cfg.scheduler) | _direction("scheduler", cfg, target_of("scheduler", cfg.scheduler))

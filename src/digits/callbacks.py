@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from pydantic import Field
 from torch import Tensor
 
 from digits import calibration, hardware, report
@@ -29,6 +30,7 @@ from digits.runs.checkpointing import best_checkpoint
 from digits.runs.model_card import model_card
 from digits.runs.processes import from_each_process
 from digits.runs.run import Run
+from digits.validation import checked_arguments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,21 +193,28 @@ class CleanEpochs(Callback):
         last: how many epochs.
 
     Raises:
+        ValueError: for a negative number.
         UserError: where the run has no last epoch to count from.
     """
 
-    def __init__(self, last: int = 1) -> None:
+    @checked_arguments
+    def __init__(self, last: Annotated[int, Field(ge=0)] = 1) -> None:
         self.last = last
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if (trainer.max_epochs or -1) < 0:
+        epochs = trainer.max_epochs or -1
+        if epochs < 0:
             raise UserError("callbacks.clean_epochs: give trainer.max_epochs to count from")
+        if self.last >= epochs:
+            log.warning("callbacks.clean_epochs.last=%s: none of trainer.max_epochs=%s is augmented", self.last, epochs)
         self._set(trainer)  # a run that is resumed during an epoch does not start it
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._set(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.last and data_of(trainer).augments:
+            log.warning("callbacks.clean_epochs: the run ended before its last epochs, so that all were augmented")
         data_of(trainer).augments = True
 
     def _set(self, trainer: L.Trainer) -> None:

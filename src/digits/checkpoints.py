@@ -34,6 +34,7 @@ FORMAT = 3  # raise it with each change of what a checkpoint holds
 # Of these, a file may choose every argument: they check them.
 OURS = ("digits.networks", "digits.torchvision_networks", "digits.resized")
 MOST = 5_000  # the sum of any other class's numbers: a file must not ask for endless layers
+LARGE_IMAGE = 128  # pixels: to have a network of a file answer about a larger one could take much memory
 DESCRIPTION = "digits.json"  # in a file of weights alone, beside them
 GATE = "gate.pt"  # there too: the gate's weights, as torch writes them
 CONFIDENCE = "confidence"  # key of what is added when training is over
@@ -275,12 +276,15 @@ def _build_network(
     foreign = any(target.partition(".")[0] in trust for target in targets)
     _check_bounds(path, model, trust)
     with one_line_errors(path, f"its weights are of another architecture than its settings say ({', '.join(targets)})"):
-        # On the device meta there are shapes alone: whatever sizes the settings name take no memory. Only what fits the
-        # weights, which are in memory anyway, is asked to answer: on meta, torch would import its compiler for that.
+        # On the device meta there are shapes alone: whatever sizes the settings name take no memory.
         network = _assembled(model, weights, "cpu" if foreign else "meta")
+        if facts.image_size > LARGE_IMAGE and not foreign:
+            with torch.device("meta"):  # for which torch imports its compiler: small images should not wait
+                _check_answers(make(model), facts)
         if any(buffer.is_meta for buffer in network.buffers()):  # one that is not among the weights
             network = _assembled(model, weights, "cpu")
-        _check_answers(network, facts)
+        if facts.image_size <= LARGE_IMAGE or foreign:
+            _check_answers(network, facts)
     return network
 
 

@@ -105,9 +105,10 @@ class CNN(nn.Module):
 
 
 class Whitening(nn.Conv2d):
-    """A convolution that is not trained: its outputs are uncorrelated and of variance 1 on the images it was fitted to.
+    """A convolution that is not trained. On the images it was fitted to, the first half of its outputs are uncorrelated
+    and of variance 1; the second half are their negatives.
 
-    Each filter comes with its negative, so that the ReLU behind the next layers loses nothing.
+    `digits.build` fits the one in a network that is to be trained; a script of one's own calls `fit`.
 
     Source: Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, https://arxiv.org/abs/2404.00498.
 
@@ -191,7 +192,7 @@ class StagedCNN(nn.Module):
         num_classes: int = 10,
         image_size: int = 28,
         widths: Counts = (32, 64, 128),
-        convolutions: Counts = (2, 2, 1),
+        convolutions: Annotated[Sequence[Layers], Field(min_length=1)] = (2, 2, 1),
         pooled: Sequence[bool] = (True, True, False),
         whitening: Annotated[int, Field(ge=0, le=7)] = 2,
         stride: Count = 2,
@@ -206,6 +207,8 @@ class StagedCNN(nn.Module):
                 f"widths, convolutions and pooled: give one of each for each stage, not {len(widths)},"
                 f" {len(convolutions)} and {len(pooled)}"
             )
+        if whitening and stride > whitening + 1:
+            raise ValueError(f"stride={stride}: between patches of {whitening} pixels at most {whitening + 1}")
         check_size(image_size // (stride if whitening else 1), sum(pooled))
         channels = in_channels
         self.features = nn.Sequential()

@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -237,6 +237,7 @@ class _Untold(Settings, extra="ignore"):
     teacher: Annotated[list[Name], BeforeValidator(_as_list)] = Field([])
     freeze: list[Name] = Field([])
     tags: list[Name] = Field([])
+    compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
 
 
 def _job_problem(cfg: DictConfig) -> str | None:

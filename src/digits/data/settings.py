@@ -101,6 +101,8 @@ class DataSettings(_Kept):
             yield "subset", f"{self.dataset} has no subsets; leave it null"
         if self.offline_fallback and not data_set.stand_in:
             yield "offline_fallback", f"{self.dataset} has no stand-in; only mnist has one"
+        if self.on_device and self.num_workers:
+            yield "on_device", "worker processes have no images of a device; give data.num_workers=0"
         for key in ("val_size", "test_size"):
             size = getattr(self, key) or 0
             if size > 1 and size % 1:

@@ -90,16 +90,16 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, int]:
     with one_line_errors(f"resume={cfg.resume}", f"its {CONFIG} is damaged"):
         saved = Run(cfg.resume).read_config()
         planned, schedule = saved.trainer.max_epochs, dict(saved.scheduler)
-        pruning = saved.callbacks.get("pruning")
+        pruning, clean = saved.callbacks.get("pruning"), saved.callbacks.get("clean_epochs")
     given = {override.partition("=")[0] for override in job_overrides()}
     problem = None
     if pruning:
         problem = "a trial of a search. A search resumes when its command is run again"
-    if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and _is_planned(schedule):
-        problem = (
-            f"trainer.max_epochs={cfg.trainer.max_epochs}: the learning rate was planned to reach its end in"
-            f" {planned} epochs ({schedule.get('_target_')}). Start a new run"
-        )
+    if "trainer.max_epochs" in given and cfg.trainer.max_epochs != planned and (_is_planned(schedule) or clean):
+        end = f"the learning rate was planned to reach its end in {planned} epochs ({schedule.get('_target_')})"
+        if not _is_planned(schedule):
+            end = f"callbacks.clean_epochs were planned to be the last of {planned} epochs"
+        problem = f"trainer.max_epochs={cfg.trainer.max_epochs}: {end}. Start a new run"
     if problem:
         raise UserError(f"resume={cfg.resume}: {problem}")
     for key in ("resume", "trust", *given.intersection(RESUME_KEYS)):  # whom to trust is never the file's to say
