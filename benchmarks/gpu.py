@@ -599,7 +599,7 @@ def profile(lab: Lab) -> None:
 def record(lab: Lab) -> None:
     """`experiment=record` with as many seeds as there is time for, some at once on the card, and their ensemble."""
     tiny = ["trainer.max_epochs=1", "data.typed=0"] if lab.quick else []
-    workers, most = (1, 2) if lab.quick else (int(os.environ.get("RECORD_WORKERS", "6")), 20)
+    workers, most = (1, 2) if lab.quick else (int(os.environ.get("RECORD_WORKERS", "1")), 20)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
     end, began, slowest = lab.end - ENSEMBLE_SECONDS, time.monotonic(), 0.0
     running: dict[int, tuple[subprocess.Popen, float]] = {}

@@ -39,8 +39,8 @@ class Digits(nn.Module):
 
     Args:
         degrees: largest angle of the rotation.
-        translate: largest shift, as a share of width and height.
-        scale: largest change of width and height, as a share.
+        translate: largest shift, as a share of width and height, before the rest.
+        scale: width and height are each divided by a number in 1 ± `scale`.
         shear: largest angle of the shear, in degrees.
         elastic: standard deviation of the grid's displacements, in pixels.
         cells: points of that grid along each side.
