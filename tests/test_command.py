@@ -63,7 +63,7 @@ ERRORS = {
     "data=image_folder": "data.root=null: give the folder that holds a folder of images for each class",
     "data.root=/nowhere data=image_folder": "data.root=/nowhere: no such folder",
     "logger=[tensorboard,cvs]": "there is no logger=cvs. Did you mean csv? There are: csv, mlflow, tensorboard, wandb",
-    "callbacks=nothing": "there is no callbacks=nothing. There are: default, early_stopping, ema",
+    "callbacks=nothing": "there is no callbacks=nothing. There are: clean_epochs, default",
     "hydra/launcher=joblob": "there is no hydra/launcher=joblob. Did you mean joblib?",
     "logger=null": "logger=null: give logger=[] for none. There are: csv, mlflow, tensorboard, wandb",
     "model=null": "model=null: There are: cnn, cnn_bn, densenet, fast, resnet18, staged",

@@ -15,6 +15,8 @@ from digits.data import DigitsDataModule
 from digits.data.batches import TrainingBatches
 from digits.data.images import TensorImages
 
+ON_CPU = SimpleNamespace(root_device=torch.device("cpu"))
+
 
 def test_batches_are_gathers_of_the_images(sample: DigitsDataModule) -> None:
     batches = list(sample.val_dataloader())
@@ -71,7 +73,7 @@ def test_order_comes_from_the_seed_and_the_epoch_alone(num_workers: int) -> None
 def test_overfitting_takes_the_same_images_in_each_epoch(sample: DigitsDataModule) -> None:
     data = DigitsDataModule("mnist5k")
     data.setup()
-    data.trainer = SimpleNamespace(world_size=1, global_rank=0, overfit_batches=2)
+    data.trainer = SimpleNamespace(world_size=1, global_rank=0, overfit_batches=2, strategy=ON_CPU)
     batches = data.train_dataloader()
     for epoch in (0, 1):
         batches.order.set_epoch(epoch)
@@ -176,7 +178,7 @@ def processes(world_size: int, **arguments) -> list[DigitsDataModule]:
         modules.append(DigitsDataModule("mnist5k", **arguments))
         modules[-1].setup()
         modules[-1].trainer = SimpleNamespace(
-            world_size=world_size, global_rank=rank, training=False, overfit_batches=0
+            world_size=world_size, global_rank=rank, training=False, overfit_batches=0, strategy=ON_CPU
         )
     return modules
 
