@@ -35,6 +35,7 @@ NO_RECIPE = ("seed", "log_dir", "name", "tags", "resume", "resume_sweep", "trust
 # What takes time and bears on no accuracy is left out.
 ALWAYS = ["data.offline_fallback=false", "figures=false", "logger=[]", "rejection=none"]
 COLUMNS = ("command", "parameters", "test accuracy", "seeds", "training")
+FEW = 5  # seeds, each of which is shown
 OLDER = " †"  # behind the command of a row that an older version measured
 RECIPE = "augmentation=affine scheduler=onecycle optimizer.lr=0.003"
 
@@ -176,14 +177,14 @@ def cells(row: str) -> dict[str, str]:
     runs = tested(row)
     accuracy = [100 * record["test/acc"] for record in runs]
     spread = f" ± {statistics.stdev(accuracy):.2f}" if len(accuracy) > 1 else ""
-    timed = records(row, "time")
+    each, timed = [f"{value:.2f}" for value in accuracy], records(row, "time")
     epochs, seconds = runs[0].get("epochs"), timed[-1]["train_seconds"] if timed else None
     return {
         "command": _command(row),
         "parameters": f"{runs[0]['parameters']:,}" if "parameters" in runs[0] else "",
         "test accuracy": f"{statistics.mean(accuracy):.2f}{spread} %",
-        "seeds": ", ".join(f"{value:.2f}" for value in accuracy),
-        "training": f"{epochs} × {seconds:.1f} s" if seconds else f"{epochs} epochs" if epochs else "",
+        "seeds": ", ".join(each) if len(each) <= FEW else f"{len(each)}: {min(each)} to {max(each)}",
+        "training": f"{epochs} × {seconds:.1f} s" if seconds else f"epochs: {epochs}" if epochs else "",
     }
 
 
@@ -225,9 +226,9 @@ def write(measured: dict[str, dict[str, str]]) -> None:
             cells_ = [cell.strip() for cell in line.strip("| ").split(" | ")]
             rows[name] = dict(zip(COLUMNS, [_command(name) + OLDER, *cells_[1:]], strict=True))
     table = markdown([rows[name] for name in ROWS if name in rows])
-    remark = f"\n\n{OLDER.strip()} measured with an older version." if rows.keys() - measured.keys() else ""
-    note = f"(MNIST, the official 10,000 test images, mean ± sd. {machine(list(measured))}.)"
-    readme.write_text(f"{before}{BEGIN}\n{table}\n\n{note}{remark}\n{END}{after}")
+    remark = f" {OLDER.strip()}: measured with an older version." if rows.keys() - measured.keys() else ""
+    note = f"(MNIST, the official 10,000 test images, mean ± sd. {machine(list(measured))}.{remark})"
+    readme.write_text(f"{before}{BEGIN}\n{table}\n\n{note}\n{END}{after}")
     for row, found in measured.items():
         path = PROJECT / "configs" / "experiment" / f"{row}.yaml"
         if path.exists():
