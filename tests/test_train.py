@@ -624,3 +624,13 @@ def test_resumed_sweep_takes_no_other_overrides(swept: tuple[Path, str], command
     outcome = command("train", f"resume_sweep={swept[0]}", "optimizer=sgd")
     assert outcome.code == 1
     assert "optimizer=sgd: a resumed sweep keeps its settings" in outcome.err
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_the_plain_one(command: Command) -> None:
+    words = ["data=mnist5k", "model=fast", "trainer.max_epochs=2", "trainer.precision=32-true", "rejection=none"]
+    plain, compiled = command("train", *words), command("train", *words, "compile=default")
+    assert compiled.code == 0, compiled.err
+    assert compiled.record["test/loss"] == pytest.approx(plain.record["test/loss"], rel=1e-3)
+    evaluated = command("eval", f"ckpt_path={compiled.folder}")
+    assert evaluated.record["test/acc"] == compiled.record["test/acc"]
