@@ -629,6 +629,7 @@ def test_resumed_sweep_takes_no_other_overrides(swept: tuple[Path, str], command
 @pytest.mark.slow
 def test_a_compiled_network_trains_as_the_plain_one(command: Command) -> None:
     words = ["data=mnist5k", "model=fast", "trainer.max_epochs=2", "trainer.precision=32-true", "rejection=none"]
+    words += ["model.dropout=0"]  # whose random numbers are not the same
     plain, compiled = command("train", *words), command("train", *words, "compile=default")
     assert compiled.code == 0, compiled.err
     assert compiled.record["test/loss"] == pytest.approx(plain.record["test/loss"], rel=1e-3)
