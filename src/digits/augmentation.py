@@ -71,16 +71,13 @@ class Digits(nn.Module):
         wide, high = 1 + self.scale * draws[2], 1 + self.scale * draws[3]
         cos, sin = angle.cos(), angle.sin()
         # Where each pixel comes from, as a sum of fields: x, y and 1 for a turn behind a shear behind a scaling, ...
-        x = [
-            wide * (cos + slant * sin),
-            wide * (slant * cos - sin),
-            2 * self.translate * draws[4],
-        ]  # the image is 2 wide
-        y = [high * sin, high * cos, 2 * self.translate * draws[5]]
+        right, down = 2 * self.translate * draws[4:]  # the image is 2 wide
+        x = [wide * (cos + slant * sin), wide * (slant * cos - sin), right]
+        y = [high * sin, high * cos, down]
         amounts = torch.stack([*x, *y], dim=1).view(count, 2, 3)
         if self.elastic:  # ... and a spline for each point of the grid
-            right, down = torch.randn(2, count, self.cells**2, device=images.device) * self.elastic
-            moved = torch.stack([right * (2 / width), down * (2 / height)], dim=1)
+            bent = torch.randn(2, count, self.cells**2, device=images.device) * self.elastic
+            moved = torch.stack([bent[0] * (2 / width), bent[1] * (2 / height)], dim=1)
             amounts = torch.cat([amounts, moved], dim=2)
         fields = _fields(height, width, self.cells, images.device)[: amounts.shape[2]]
         places = (amounts @ fields).view(count, 2, height, width).permute(0, 2, 3, 1)
