@@ -29,6 +29,7 @@ ERRORS = {
     "pretrained=[1]": "pretrained=[1]: give a name",
     "teacher=[{a:1}]": "teacher={'a': 1}: give a name",
     "teacher=nowhere.ckpt": "nowhere.ckpt: no such file. Give a checkpoint or a run's folder",
+    "distillation.weight=0.5": "distillation.weight: is read only beside teacher=, which is not given",
     "xyzzy=1": "there is no key xyzzy. See --help for the keys that there are.",
     "optimizer=adam,sgd": "optimizer=adam,sgd: several values. -m in front runs each of them",
     "epochs=3": "there is no key epochs. Did you mean trainer.max_epochs?",

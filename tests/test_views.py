@@ -156,9 +156,10 @@ def test_gradients_pass_through_the_views(network: nn.Module, sample: DigitsData
 def test_wrong_settings_are_one_line(script: str, trained: Path, command: Command) -> None:
     images = ["images=docs/images/seven.png"] if script == "digits.predict" else []
     wrong = {"tta=flips": "tta=flips: should be 'shifts', 'turns' or 'shifts_and_turns'"}
-    wrong["tta_below=0"] = "tta_below=0: should be greater than 0"
-    for word, message in wrong.items():
-        outcome = command(script, f"ckpt_path={trained}", word, *images)
+    wrong["tta=turns tta_below=0"] = "tta_below=0: should be greater than 0"
+    wrong["tta_below=0.9"] = "tta_below: is read only beside tta="
+    for words, message in wrong.items():
+        outcome = command(script, f"ckpt_path={trained}", *words.split(), *images)
         assert outcome.code == 1
         assert outcome.err.count("\n") == 1
         assert message in outcome.err

@@ -32,6 +32,8 @@ ANY_KIND = {
     "data.std",
     "data.image_size",
 }
+# Read only beside another key that is given: without it, an override would change nothing.
+READ_BESIDE = {"distillation": "teacher", "tta_below": "tta", "submission_header": "submission"}
 AT_LEAST_ONE = ("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches")
 # Groups of which none can be chosen.
 OPTIONAL_GROUPS = ("experiment", "hparams_search", "debug")
@@ -251,6 +253,10 @@ def _job_problem(cfg: DictConfig) -> str | None:
     keys = [override.partition("=")[0].lstrip("+") for override in overrides if override not in chosen]
     if kinds := [problem for key in keys if key[0] != "~" and (problem := _kind_problem(key, default, cfg))]:
         return kinds[0]
+    for key in keys:
+        beside = READ_BESIDE.get(key.partition(".")[0])
+        if beside and not cfg.get(beside):
+            return f"{key}: is read only beside {beside}=, which is not given"
     if zeros := [key for key in AT_LEAST_ONE if OmegaConf.select(cfg, key) == 0]:
         return f"{zeros[0]}=0: give 1 or more"
     if problem := problem_of(_Untold, OmegaConf.to_container(cfg), ""):

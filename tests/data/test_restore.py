@@ -96,7 +96,7 @@ def test_another_data_set_has_its_own_splits(sample: DigitsDataModule, mnist_roo
     assert data.split_sizes == {"train": 55_000, "val": 5_000, "test": 10_000}
 
 
-def test_ensembles_need_one_test_set(sample: DigitsDataModule) -> None:
+def test_ensembles_need_one_test_set_and_form(sample: DigitsDataModule) -> None:
     def with_settings(**changes) -> dict:
         return sample.settings | changes
 
@@ -114,7 +114,8 @@ def test_ensembles_need_one_test_set(sample: DigitsDataModule) -> None:
         (folder, folder | {"fingerprint": "another"}),
     ):
         [name] = [name for name in other if other[name] != (sample.settings | one)[name]]
-        with pytest.raises(UserError, match=f"a and b have no test set in common: data.{name}"):
+        problem = "take their images in different forms" if name == "mean" else "have no test set in common"
+        with pytest.raises(UserError, match=f"a and b {problem}: data.{name}"):
             check_one_test_set({"a": with_settings(**one), "b": with_settings(**other)})
 
 

@@ -55,6 +55,15 @@ def test_metric_without_an_interval_has_its_row(trained: Path) -> None:
     assert "| Matthews | 0.5000 |  |" in model_card.model_card(run, "0123456789")
 
 
+def test_card_names_what_else_changes_the_training(trained: Path, command: Command) -> None:
+    words = ["callbacks=[ema,clean_epochs]", f"pretrained={trained / 'checkpoints' / 'best.ckpt'}", "freeze=[features]"]
+    outcome = command("train", "data=mnist5k", "trainer.max_epochs=1", "trainer.limit_train_batches=2", *words)
+    assert outcome.code == 0, outcome.err
+    card = (outcome.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "- callbacks: EMA (decay=0.999, update_every_n_steps=1), CleanEpochs (last=1)\n" in card
+    assert f"421,642 parameters, {words[1]}, freeze=['features']\n" in card
+
+
 def test_cards_of_runs_without_a_result(command: Command) -> None:
     trial = command("train", "data=mnist5k", "trainer.fast_dev_run=1")
     assert trial.code == 0, trial.err

@@ -173,9 +173,10 @@ def check_one_test_set(trained: Mapping[str, dict[str, Any]]) -> None:
     for path, settings in others:
         for name in sorted(reference.keys() - free):
             if settings[name] != reference[name]:
+                problem = "take their images in different forms" if name in FORM else "have no test set in common"
                 raise UserError(
-                    f"ckpt_path: {first} and {path} have no test set in common: data.{name} is {reference[name]} for"
-                    f" the one and {settings[name]} for the other"
+                    f"ckpt_path: {first} and {path} {problem}: data.{name} is {reference[name]} for the one and"
+                    f" {settings[name]} for the other"
                 )
 
 

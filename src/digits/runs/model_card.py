@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from digits.analysis import CONFIDENCE, by_class, interval
 from digits.data.datasets import named
 from digits.metrics import logged, recorded
+from digits.overrides import CONFIGS
 from digits.runs.run import Run
 from digits.targets import foreign_packages
 
@@ -127,20 +128,23 @@ def _data(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 
 def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
-    def target(group: str) -> str:
-        part = settings[group]
+    def target(part: Mapping[str, Any]) -> str:
         name = part["_target_"].rpartition(".")[2].replace("Identity", "none").replace("NoMixing", "none")
         values = ", ".join(f"{key}={value}" for key, value in part.items() if key not in ("_target_", "_partial_"))
         return f"{name} ({values})" if values else name
 
-    facts = run.facts
+    facts, always = run.facts, OmegaConf.load(CONFIGS / "callbacks" / "default.yaml")
+    chosen = [target(part) for name, part in settings["callbacks"].items() if part and name not in always]
+    weights = [f"{facts['parameters']:,} parameters"]
+    weights += [f"{name}={settings[name]}" for name in ("pretrained", "freeze") if settings.get(name)]
     taught = facts.get("distillation")
     teachers = ", ".join(one["ckpt_path"] for one in taught["teachers"]) if taught else ""
     trained = f"{facts['epochs']} epochs in {facts['train_seconds']:.0f} s on {facts['device']}, {facts['precision']}"
     return "\n".join(
         [
-            f"- network: {target('model')}; {facts['parameters']:,} parameters",
-            *(f"- {group}: {target(group)}" for group in ("loss", "optimizer", "scheduler", "augmentation", "mixing")),
+            f"- network: {target(settings['model'])}; {', '.join(weights)}",
+            *(f"- {group}: {target(settings[group])}" for group in ("loss", "optimizer", "scheduler", "augmentation", "mixing")),
+            *([f"- callbacks: {', '.join(chosen)}"] if chosen else []),
             *([f"- {taught['weight']:.0%} of each target by {teachers}"] if taught else []),
             f"- batches of {settings['data'].get('batch_size', 'the data module')}, seed {facts['seed']}",
             f"- {trained}; tested: the weights after epoch {facts['tested_epoch']}",
