@@ -157,7 +157,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps features (B, channels, H, W) to such features."""
-        return features * self.factors(features.mean(dim=(2, 3)))[:, :, None, None]
+        means = F.avg_pool2d(features, features.shape[2:]).flatten(1)  # mean() takes a twentieth of a step more
+        return features * self.factors(means)[:, :, None, None]
 
 
 class StagedCNN(nn.Module):
@@ -226,13 +227,14 @@ class StagedCNN(nn.Module):
                 channels = width
             if squeeze:
                 self.features.append(SqueezeExcitation(width, max(1, width // squeeze)))
-        self.largest = head == "max"
+        # amax() and mean() are the same numbers, but their gradients take a tenth of a step of a CPU.
+        self.pool = F.max_pool2d if head == "max" else F.avg_pool2d
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalised images (B, in_channels, image_size, image_size) to logits (B, num_classes)."""
         features = self.features(images)
-        return self.head(features.amax(dim=(2, 3)) if self.largest else features.mean(dim=(2, 3)))
+        return self.head(self.pool(features, features.shape[2:]).flatten(1))
 
 
 class Ensemble(nn.Module):

@@ -15,6 +15,7 @@ from digits.runs.run import Run
 from digits.targets import foreign_packages
 
 RESAMPLES = 2_000
+GROUPS = ("loss", "optimizer", "scheduler", "augmentation", "mixing")  # of the recipe, besides the network
 
 
 def model_card(run: Run, class_names: Sequence[str]) -> str:
@@ -143,7 +144,7 @@ def _recipe(run: Run, settings: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"- network: {target(settings['model'])}; {', '.join(weights)}",
-            *(f"- {group}: {target(settings[group])}" for group in ("loss", "optimizer", "scheduler", "augmentation", "mixing")),
+            *(f"- {group}: {target(settings[group])}" for group in GROUPS),
             *([f"- callbacks: {', '.join(chosen)}"] if chosen else []),
             *([f"- {taught['weight']:.0%} of each target by {teachers}"] if taught else []),
             f"- batches of {settings['data'].get('batch_size', 'the data module')}, seed {facts['seed']}",
