@@ -102,7 +102,13 @@ def _of_present(row: str, record: dict) -> bool:
         return True
     distilled = record.get("distillation")
     paths = [one["ckpt_path"] for one in distilled["teachers"]] if distilled else record["ckpt_path"]
-    return sorted(paths) == sorted(str(folder / "checkpoints" / "best.ckpt") for folder in _members(ROWS[row].of))
+    members = [folder / "checkpoints" / "best.ckpt" for folder in _members(ROWS[row].of)]
+    return sorted(map(_within_logs, paths)) == sorted(map(_within_logs, members))
+
+
+def _within_logs(checkpoint: str | Path) -> tuple[str, ...]:
+    """Row, seed, ..., file: LOGS may have moved since."""
+    return Path(checkpoint).parts[-len(("row", "seed", "train", "runs", "run", "checkpoints", "best.ckpt")) :]
 
 
 def _members(row: str) -> list[Path]:
