@@ -58,8 +58,8 @@ class Recipe:
 
 
 BASE = Recipe(MEDIUM)
-SHORT = Recipe({"momentum": 0.4}, 2, 4.4, 256, 0.01, (0.7, 0.9), clean=0)  # epochs of 50,000
-DASH = replace(SHORT, network={"momentum": 0.4, "convolutions": [1, 1, 1]}, augmentation=None, epochs=1.1)
+SHORT = Recipe({"momentum": 0.4, "crop": 2}, 2, 4.4, 256, 0.01, (0.7, 0.9), clean=0)  # epochs of 50,000
+DASH = replace(SHORT, network=SHORT.network | {"convolutions": [1, 1, 1]}, augmentation=None, epochs=1.1)
 SLIM = Recipe(TINY | {"widths": [8, 12, 14], "convolutions": [1, 2, 3]}, MILD, 60, lr=0.01)
 RECIPES = {
     "M": BASE,
@@ -89,9 +89,11 @@ RECIPES = {
     "quick": replace(SHORT, smoothing=0.1),
     "quick, no smoothing": SHORT,
     "quick, smoothing 0.2": replace(SHORT, smoothing=0.2),
-    "speedrun": replace(DASH, epochs=0.62, batch=192, lr=0.02, smoothing=0.2, rise=0.2),
-    "speedrun, larger batches": replace(DASH, epochs=0.62, lr=0.02, smoothing=0.2, rise=0.2),
-    "speedrun, longer": replace(DASH, epochs=0.84, lr=0.015, smoothing=0.2),
+    "speedrun": replace(DASH, epochs=0.66, batch=192, lr=0.02, smoothing=0.2, rise=0.2),
+    "speedrun, larger batches": replace(DASH, epochs=0.66, lr=0.02, smoothing=0.2, rise=0.2),
+    "speedrun, not cropped": replace(
+        DASH, network=DASH.network | {"crop": 0}, epochs=0.66, batch=192, lr=0.02, smoothing=0.2, rise=0.2
+    ),
     "speedrun, a whole epoch": replace(DASH, lr=0.015, smoothing=0.2),
     "speedrun, a whole epoch, no smoothing": replace(DASH, lr=0.015),
     "speedrun, 24 to 96": replace(DASH, network=DASH.network | {"widths": [24, 48, 96]}, lr=0.015, smoothing=0.2),
