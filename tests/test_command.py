@@ -52,7 +52,7 @@ ERRORS = {
     "model.batch_norm=no": "model.batch_norm=no: not true or false",
     "data.pin_memory=no": "data.pin_memory=no: should be a valid boolean",
     "optimizer.lr=-1": "optimizer: Invalid learning rate: -1",
-    "seed=-1": "seed=-1: a seed lies between 0 and 4294967295",
+    "seed=-1": "seed=-1: should be greater than or equal to 0",
     "seed=${nowhere}": "'nowhere' not found",
     "data.batch_size=0": "data.batch_size=0: should be greater than or equal to 1",
     "data.dataset=cifar": "data.dataset=cifar: there are ",

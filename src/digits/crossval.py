@@ -6,7 +6,6 @@ images are not read.
 """
 
 import argparse
-import csv
 import datetime as dt
 import secrets
 import subprocess
@@ -20,11 +19,9 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from digits.atomic import atomic_write
+from digits.atomic import atomic_write, write_csv
+from digits.console import as_text, table_of
 from digits.errors import UserError, one_line_errors
 from digits.metrics import logged, recorded
 from digits.overrides import (
@@ -253,14 +250,9 @@ def _report(runs: Sequence[Run], folder: Path) -> None:
         {"fold": fold, "images": run.facts["split_sizes"]["test"], **{name: run.figures[name] for name in names}}
         for fold, run in enumerate(runs)
     ]
-    with atomic_write(folder / "folds.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-    table = Table("fold", box=box.SIMPLE_HEAD, title=f"{len(runs)}-fold cross-validation on {runs[0].dataset}")
-    for column in ("images", *(tested[name].label for name in names)):
-        table.add_column(column, justify="right")
+    write_csv(folder / "folds.csv", rows)
+    labels = [tested[name].label for name in names]
+    table = table_of("fold", ["images", *labels], f"{len(runs)}-fold cross-validation on {runs[0].dataset}")
 
     def figures(row: Mapping[str, float]) -> list[str]:
         return [tested[name].text(row[name]) for name in names]
@@ -270,7 +262,7 @@ def _report(runs: Sequence[Run], folder: Path) -> None:
     table.add_section()
     for label, statistic in (("mean", mean), ("sd", stdev)):
         table.add_row(label, "", *figures({name: statistic(row[name] for row in rows) for name in names}))
-    Console().print(table, highlight=False)
+    print(as_text(table))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Looks at the data before training:  python -m digits.explore data=image_folder data.root=/path/to/folder"""
 
-import csv
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from omegaconf import DictConfig
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
-from digits.atomic import atomic_write
+from digits.atomic import write_csv
 from digits.command import command
 from digits.errors import UserError
-from digits.validation import FilePath, Settings, read_settings
+from digits.validation import FilePath, Seed, Settings, read_settings
 
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
@@ -34,10 +33,10 @@ class ExploreSettings(Settings):
 
     data: dict[str, Any]
     near: Annotated[float, Field(gt=0, le=1)]
-    outliers: Annotated[int, Field(ge=0)]
+    outliers: NonNegativeInt
     map: Literal["pca", "umap"]
     map_images: Annotated[int, Field(ge=2)]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     figures: bool
     log_dir: FilePath
 
@@ -61,7 +60,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
     found, places = suspects(everything.images, everything.target, settings.near, settings.outliers)
     rows = [{"file": str(path), "reason": BROKEN, "value": said} for path, said in broken.items()]
     rows += [everything.row(one) for one in found]
-    _write(run.folder / "suspicious.csv", rows)
+    write_csv(run.folder / "suspicious.csv", rows, COLUMNS)
     counts = report.class_counts(data.splits, data.num_classes)
     leaks = {reason: _leaks(everything, found, reason) for reason in ("duplicate", "near-duplicate")}
     counted = Counter((row["reason"], row.get("split", "")) for row in rows)
@@ -174,13 +173,6 @@ class Everything:
         for label in np.unique(target):
             means[label] = images[target == label].mean(axis=0)
         return means
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _leaks(everything: Everything, found: "Sequence[Suspect]", reason: str) -> "list[Suspect]":

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from digits.analysis import by_class, confident_mistakes, interval
 from digits.calibration import FIGURES, bins_of
+from digits.console import TEMPLATES, rendered
 from digits.metrics import logged, recorded
 from digits.pictures.encode import as_picture, data_url
 from digits.runs.model_card import warnings
 from digits.runs.run import Run
 
-TEMPLATES = Path(__file__).parent / "templates"
 MOST_CLASSES = 100  # whose confusion matrix a page has room for
 MOST_MISTAKES = 120  # in the list
 MOST_IN_CELL, MOST_RIGHT_IN_CELL = 24, 8  # images
@@ -114,17 +114,13 @@ def gather(run: Run, tested: Answered) -> dict[str, Any]:
 
 def render(page: Mapping[str, Any]) -> str:
     """Fills the template."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: not every run draws
-    from markupsafe import Markup
+    from markupsafe import Markup  # here: not every run draws
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "fixed": lambda value: f"{value:.4f}"}
     style, script = (Markup((TEMPLATES / f"report.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
     # By its hash: should a name ever get past the escaping, no script in it would run.
     only = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html").render(page, style=style, script=script, script_hash=only)
+    filters = {"percent": _percent, "fixed": "{:.4f}".format}
+    return rendered("report.html", filters, **page, style=style, script=script, script_hash=only)
 
 
 def epochs(path: Path) -> list[dict[str, float]]:

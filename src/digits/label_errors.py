@@ -1,6 +1,5 @@
 """Ranks the labels that are likely to be wrong:  python -m digits.label_errors crossval=logs/crossval/..."""
 
-import csv
 import logging
 import warnings
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from omegaconf import DictConfig
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from digits.atomic import atomic_write
+from digits.atomic import write_csv
 from digits.command import command
 from digits.errors import UserError
 from digits.validation import FilePath, Name, Settings, Trust, read_settings
@@ -40,7 +39,7 @@ class LabelErrorSettings(Settings):
     crossval: FilePath | None
     ckpt_path: FilePath | None
     data: Where
-    rows: Annotated[int, Field(ge=1)]
+    rows: PositiveInt
     images: Annotated[int, Field(ge=1, le=500)]
     trust: Trust
     log_dir: FilePath
@@ -106,10 +105,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
     run.save_config(cfg)
     count = max(settings.rows, int(ranking.wrong.sum()))
     rows = [_row(judged, ranking, i) for i in ranking.order[:count].tolist()]
-    with atomic_write(run.folder / "label_errors.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(run.folder / "label_errors.csv", rows)
     shown = ranking.order[: settings.images]
     title = f"Labels of {data.name} ({judged.split}) most likely to be wrong, of {len(target):,}"
     captions = [_caption(_row(judged, ranking, i)) for i in shown.tolist()]

@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -13,11 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from digits.errors import UserError
 from digits.targets import parameters_of, target_of
-from digits.validation import FilePath, Name, Settings, problem_of
+from digits.validation import FilePath, Name, Names, Seed, Settings, problem_of
 
 PACKAGE = Path(__file__).parent
 # A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU,
@@ -228,15 +228,12 @@ def check_job(cfg: DictConfig) -> None:
         raise UserError(problem)
 
 
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
 class _Untold(Settings, extra="ignore"):
     """Keys whose default does not tell what else they may hold."""
 
+    seed: Seed = 0
     pretrained: FilePath | None = None
-    teacher: Annotated[list[Name], BeforeValidator(_as_list)] = Field([])
+    teacher: Names = Field([])
     freeze: list[Name] = Field([])
     tags: list[Name] = Field([])
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
@@ -259,11 +256,7 @@ def _job_problem(cfg: DictConfig) -> str | None:
             return f"{key}: is read only beside {beside}=, which is not given"
     if zeros := [key for key in AT_LEAST_ONE if OmegaConf.select(cfg, key) == 0]:
         return f"{zeros[0]}=0: give 1 or more"
-    if problem := problem_of(_Untold, OmegaConf.to_container(cfg), ""):
-        return problem
-    if "seed" in cfg and not (_kind(cfg.seed) == INTEGER and 0 <= cfg.seed < 2**32):
-        return f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}"
-    return None
+    return problem_of(_Untold, OmegaConf.to_container(cfg), "")
 
 
 def _kind_problem(key: str, default: DictConfig, cfg: DictConfig) -> str | None:

@@ -29,8 +29,16 @@ def _as_name(value: Any) -> str:
     return str(value)
 
 
+def _as_list(value: Any) -> Any:
+    """A single value stands for a list of it."""
+    return value if value is None or isinstance(value, list) else [value]
+
+
 Trust = Annotated[list[str], BeforeValidator(packages)]  # packages of which a checkpoint may name code
 Name = Annotated[str, BeforeValidator(_as_name)]  # from what YAML makes of it: 5 is one
+AsList = BeforeValidator(_as_list)
+Names = Annotated[list[Name], AsList]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 FilePath = Annotated[Path, AfterValidator(Path.expanduser), BeforeValidator(_as_name), Field(strict=False)]
 S = TypeVar("S", bound=Settings)
 P = ParamSpec("P")

@@ -7,20 +7,18 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from digits.analysis import CONFIDENCE, by_class, interval
+from digits.console import rendered
 from digits.data.datasets import named
 from digits.metrics import logged, recorded
-from digits.overrides import CONFIGS, PACKAGE
+from digits.overrides import CONFIGS
 from digits.runs.run import Run
 from digits.targets import foreign_packages
 
 RESAMPLES = 2_000
-TEMPLATES = PACKAGE / "templates"
 
 
 def model_card(run: Run, class_names: Sequence[str]) -> str:
     """A run's card as Markdown, by the template `MODEL_CARD.md`; the run's record is complete but for its status."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: --help should not wait for it
-
     facts, config, always = run.facts, run.config, OmegaConf.load(CONFIGS / "callbacks" / "default.yaml")
     sizes, typed = facts["split_sizes"], facts.get("typed_images") or 0
     confusion = np.array(facts.get("confusion_matrix", 0))
@@ -32,11 +30,9 @@ def model_card(run: Run, class_names: Sequence[str]) -> str:
         if tested and name in facts
     ]
     ours = config["data"]["_target_"] == "digits.data.DigitsDataModule"
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"count": "{:,}".format, "described": _described}
-    return environment.get_template("MODEL_CARD.md").render(
+    return rendered(
+        "MODEL_CARD.md",
+        {"count": "{:,}".format, "described": _described},
         facts=facts,
         config=OmegaConf.to_container(config),
         class_names=class_names,

@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -42,10 +42,10 @@ class SearchSettings(Settings):
 
     study_name: Annotated[str, BeforeValidator(lambda name: "" if name is None else str(name)), Field(min_length=1)]
     storage: str
-    n_trials: Annotated[int, Field(ge=1)]
-    n_jobs: Annotated[int, Field(ge=1)]
+    n_trials: PositiveInt
+    n_jobs: PositiveInt
     direction: Literal["maximize", "minimize"]
-    seed: Annotated[int, Field(ge=0)]
+    seed: NonNegativeInt
 
 
 class SeededByTrial(BaseSampler):
