@@ -56,12 +56,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 class History(Callback):
-    """Logs one line per epoch, keeps `metrics.csv` (one row per epoch) up to date and draws the training curves.
-
-    Args:
-        run: the run.
-        draw: whether to draw.
-    """
+    """Logs one line per epoch, keeps `metrics.csv` (one row per epoch) up to date and draws the training curves."""
 
     def __init__(self, run: Run, draw: bool = True) -> None:
         self.run, self.draw = run, draw
@@ -216,29 +211,13 @@ class CleanEpochs(Callback):
 
 
 class DataFigures(Callback):
-    """Draws five random training images and the class distribution, once the first epoch is over.
-
-    Args:
-        run: the run.
-        images: how many images to show.
-        draw: whether to draw.
-    """
+    """Draws some random training images and the class distribution."""
 
     def __init__(self, run: Run, images: int = 5, draw: bool = True) -> None:
         self.run, self.draw = run, draw
         self.images = images
-        self._epochs = 0
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epochs += 1
-        if self._epochs == 2:  # not before the first step, which should not wait for it, nor within an epoch's seconds
-            self._draw(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._epochs < 2:
-            self._draw(trainer)
-
-    def _draw(self, trainer: L.Trainer) -> None:
         if not (trainer.is_global_zero and self.draw):
             return
         for name, figure in report.data_figures(data_of(trainer), self.images, torch.initial_seed()):
@@ -251,12 +230,7 @@ class TestReport(Callback):
     Writes `confusion_matrix.png`, `reliability.png`, `misclassified.png` if there are mistakes, `report.html`,
     `misclassified.csv` and `predictions.npz`: `index` of each image in the data set, `target` and `probabilities`
     (N, num_classes), the softmax of the network's logits; all else states calibrated ones. The figures go into the
-    run's record.
-
-    Args:
-        run: the run.
-        images: how many mistakes to draw.
-        draw: whether to draw.
+    run's record. `images` is how many mistakes to draw at most.
     """
 
     __test__ = False  # no pytest class, in spite of its name
@@ -378,11 +352,7 @@ class Advice(Callback):
 
 
 class ModelCard(Callback):
-    """Writes the card of the tested network, `MODEL_CARD.md`; the last of the callbacks, as it reads the record.
-
-    Args:
-        run: the run.
-    """
+    """Writes the card of the tested network, `MODEL_CARD.md`; the last of the callbacks, as it reads the record."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -22,7 +22,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from digits.atomic import write_csv
 from digits.command import command
 from digits.errors import UserError
-from digits.validation import FilePath, Names, Seed, Settings, Trust, read_settings
+from digits.validation import DataPlace, FilePath, Names, Seed, Settings, Trust, read_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,10 +40,6 @@ IN_FIGURE = (CLEAN, CORRUPTED)
 EXAMPLES = 3  # images of each corruption in its figure
 
 log = logging.getLogger(__name__)
-
-
-class DataPlace(Settings):
-    root: FilePath | None
 
 
 class RobustnessSettings(Settings):

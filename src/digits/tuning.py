@@ -21,14 +21,9 @@ log = logging.getLogger(__name__)
 def tune(
     cfg: DictConfig, run: Run, data: DigitsDataModule, trainer: L.Trainer, make_classifier: Callable[[], Classifier]
 ) -> None:
-    """Finds what the config asks for, and writes it into the config, as if it had been given.
+    """Finds what the config asks for, and writes it into the config and the data, as if it had been given.
 
-    Args:
-        cfg: with `find_batch_size` and `find_lr`.
-        run: whose folder gets `find_lr.png`.
-        data: its `batch_size` becomes what is found.
-        trainer: whose device and precision count.
-        make_classifier: makes a new one for each search.
+    The device and precision of `trainer` count; the run's folder gets `find_lr.png`.
 
     Raises:
         UserError: if there is nothing to find, or several processes are to train.

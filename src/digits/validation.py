@@ -40,6 +40,14 @@ AsList = BeforeValidator(_as_list)
 Names = Annotated[list[Name], AsList]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 FilePath = Annotated[Path, AfterValidator(Path.expanduser), BeforeValidator(_as_name), Field(strict=False)]
+
+
+class DataPlace(Settings):
+    """The key `data` of a command that finds the data by its checkpoint."""
+
+    root: FilePath | None
+
+
 S = TypeVar("S", bound=Settings)
 P = ParamSpec("P")
 R = TypeVar("R")
