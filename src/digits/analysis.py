@@ -78,30 +78,23 @@ def interval(right: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Corrected:
-    """A test against labels some of which were corrected; JSON-ready through `dataclasses.asdict`.
+    """A test against labels some of which were corrected; JSON-ready through `dataclasses.asdict`."""
 
-    Attributes:
-        labels: how many of the tested images have a corrected label.
-        errors: number of wrong answers by the corrected labels.
-        total: number of images.
-        acc: accuracy by the corrected labels.
-    """
-
-    labels: int
-    errors: int
-    total: int
-    acc: float
+    labels: int  # how many of the tested images have a corrected one
+    errors: int  # wrong answers by the corrected labels
+    total: int  # images
+    acc: float  # by the corrected labels
 
 
 def by_corrected_labels(
     pred: np.ndarray, target: np.ndarray, index: np.ndarray, right: Mapping[int, int]
 ) -> Corrected | None:
-    """Tests against corrected labels; None where none of the images has one.
+    """Tests answers (N,) against corrected labels; None where none of the images has one.
 
     Args:
-        pred: (N,), answers.
-        target: (N,), given labels.
-        index: (N,), where each image stands in its data set.
+        pred: answers.
+        target: given labels.
+        index: where each image stands in its data set.
         right: of images with a wrong label, by where they stand, the right one.
     """
     changed = np.array([right.get(int(i), int(label)) for i, label in zip(index, target, strict=True)], dtype=int)

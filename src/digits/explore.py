@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -185,14 +186,16 @@ def _leaks(everything: Everything, found: "Sequence[Suspect]", reason: str) -> "
 def _warnings(
     everything: Everything, found: "Sequence[Suspect]", leaks: "dict[str, list[Suspect]]", broken: dict[Path, str]
 ) -> Iterator[str]:
-    for reason, how in (("duplicate", ""), ("near-duplicate", "nearly ")):
-        if pairs := leaks[reason]:
-            names = [f"{everything.named(one.position)} = {everything.named(one.twin or 0)}" for one in pairs]
-            yield f"test images that are {how}training or validation images too: {len(pairs)} ({_some(names)})"
-    pairs = [one for one in found if one.twin is not None and one.reason == "duplicate"]
-    if torn := [one for one in pairs if everything.target[one.position] != everything.target[one.twin]]:
-        names = [f"{everything.named(one.position)} = {everything.named(one.twin or 0)}" for one in torn]
-        yield f"equal images with different labels: {len(torn)} ({_some(names)})"
+    target, pairs = everything.target, [one for one in found if one.twin is not None and one.reason == "duplicate"]
+    torn = [one for one in pairs if target[one.position] != target[one.twin]]
+    for what, some in (
+        ("test images that are training or validation images too", leaks["duplicate"]),
+        ("test images that are nearly training or validation images too", leaks["near-duplicate"]),
+        ("equal images with different labels", torn),
+    ):
+        if some:
+            names = [f"{everything.named(one.position)} = {everything.named(one.twin or 0)}" for one in some]
+            yield f"{what}: {len(some)} ({_some(names)})"
     if broken:
         yield f"files that cannot be read: {len(broken)} ({_some([*broken.values()])})"
 
@@ -226,14 +229,10 @@ def _sheet(everything: Everything, found: "Sequence[Suspect]", title: str) -> An
     """The first images of each reason, as many of each as there is room for."""
     from digits import figures
     from digits.figures import short
+    from digits.suspects import REASONS
 
-    ranks: Counter[str] = Counter()
-    order = []
-    for one in found:
-        order.append((ranks[one.reason], one))
-        ranks[one.reason] += 1
-    shown = [one for _, one in sorted(order, key=lambda pair: pair[0])[:SHOWN]]
-    shown.sort(key=lambda one: found.index(one))
+    by_reason = [[one for one in found if one.reason == reason] for reason in REASONS]
+    shown = sorted([one for rank in zip_longest(*by_reason) for one in rank if one][:SHOWN], key=found.index)
     captions = []
     for one in shown:
         place = everything.place(one.position)

@@ -39,23 +39,14 @@ SQUARE: Box = (46, 12, 306, 272)
 
 @dataclass(frozen=True)
 class Answered:
-    """A test's answers.
+    """A test's answers."""
 
-    Args:
-        images: (N, C, H, W) in [0, 255], the test images in their order.
-        target: (N,) class indices.
-        stated: by name, probabilities (N, num_classes); the last ones are those that count.
-        class_names: by the class's number.
-        title: of the data set, for one run.
-        network: what was tested, in a word.
-    """
-
-    images: Tensor
-    target: np.ndarray
-    stated: Mapping[str, np.ndarray]
+    images: Tensor  # (N, C, H, W) in [0, 255], the test images in their order
+    target: np.ndarray  # (N,) class indices
+    stated: Mapping[str, np.ndarray]  # by name, probabilities (N, num_classes); the last ones are those that count
     class_names: Sequence[str]
-    title: str
-    network: str
+    title: str  # of the data set, for one run
+    network: str  # what was tested, in a word
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -76,12 +67,7 @@ def html_report(run: Run, tested: Answered) -> str:
 
 
 def gather(run: Run, tested: Answered) -> dict[str, Any]:
-    """All that the page shows, as plain values by the names that the template knows.
-
-    Args:
-        run: its record has the test's figures.
-        tested: at least one image.
-    """
+    """All that the page shows, as plain values by the names that the template knows."""
     facts = run.facts
     confusion = np.array(facts["confusion_matrix"])
     total, right = int(confusion.sum()), int(confusion.trace())
@@ -286,22 +272,14 @@ def _curves(history: Sequence[Mapping[str, float]], quantity: str) -> dict[str, 
 def _reliability(name: str, probabilities: np.ndarray, target: np.ndarray) -> dict[str, Any]:
     """How often answers are right that were given with about the same probability, with Wilson's 95 % intervals."""
     left, top, right, bottom = SQUARE
-    bins = list(bins_of(probabilities, target))
     points = []
-    for images, stated, correct in bins:
+    for images, stated, correct in bins_of(probabilities, target):
         low, high = interval(correct, images)
+        heights = {"y": correct / images, "low": low, "high": high}
         points.append(
-            {
-                "x": _placed(stated, 0, 1, left, right),
-                **{
-                    key: _placed(value, 0, 1, bottom, top)
-                    for key, value in (("y", correct / images), ("low", low), ("high", high))
-                },
-                "radius": round(2 + 5 * math.sqrt(images / len(target)), 1),
-                "images": images,
-                "stated": stated,
-                "share": correct / images,
-            }
+            {key: _placed(value, 0, 1, bottom, top) for key, value in heights.items()}
+            | {"x": _placed(stated, 0, 1, left, right), "radius": round(2 + 5 * math.sqrt(images / len(target)), 1)}
+            | {"images": images, "stated": stated, "share": correct / images}
         )
     return {"name": name, "points": points}
 

@@ -60,34 +60,21 @@ class LabelErrorSettings(Settings):
 
 @dataclass(frozen=True)
 class Judged:
-    """Images with what networks that have not seen them say.
-
-    Args:
-        split: `train` or `test`.
-        images: N of them.
-        probabilities: (N, num_classes), calibrated where the networks are.
-        data: they are of.
-    """
+    """Images with what networks that have not seen them say."""
 
     split: str
     images: "TensorImages"
-    probabilities: np.ndarray
+    probabilities: np.ndarray  # (N, num_classes), calibrated where the networks are
     data: "DigitsDataModule"
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Labels by how likely they are to be wrong, the likeliest first; all of shape (N,).
+    """Labels by how likely they are to be wrong, the likeliest first; all of shape (N,)."""
 
-    Args:
-        order: positions of the images.
-        suggested: by position, the most probable class but the given one.
-        wrong: by position, whether cleanlab calls the label wrong.
-    """
-
-    order: np.ndarray
-    suggested: np.ndarray
-    wrong: np.ndarray
+    order: np.ndarray  # positions of the images
+    suggested: np.ndarray  # by position, the most probable class but the given one
+    wrong: np.ndarray  # by position, whether cleanlab calls the label wrong
 
 
 @command("label_errors")
@@ -125,11 +112,8 @@ def main(cfg: DictConfig, run: "Run") -> None:
 def rank(target: np.ndarray, probabilities: np.ndarray) -> Ranking:
     """Ranks labels by cleanlab's label quality score, the probability of the given class.
 
-    Those called wrong are cleanlab's by confident learning (Northcutt et al., https://arxiv.org/abs/1911.00068).
-
-    Args:
-        target: (N,), classes as given.
-        probabilities: (N, num_classes), of networks that have not seen the images.
+    Those called wrong are cleanlab's by confident learning (Northcutt et al., https://arxiv.org/abs/1911.00068). The
+    probabilities (N, num_classes) are of networks that have not seen the images.
     """
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    validate_call,
+)
 
 from digits.errors import UserError
 from digits.targets import packages
@@ -90,10 +99,10 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def problem_of(model: type[BaseModel], content: Any, prefix: str) -> str | None:
-    """What is wrong with content that comes from a file, in one line; None if it fits the model."""
+def problem_of(kind: type, content: Any, prefix: str, strict: bool | None = None) -> str | None:
+    """What is wrong with content that should be of a kind, such as a model of settings, in one line; None if it is."""
     try:
-        model.model_validate(content)
+        TypeAdapter(kind).validate_python(content, strict=strict)
     except ValidationError as error:
         return one_line(error, prefix)
     return None
