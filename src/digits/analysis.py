@@ -10,21 +10,13 @@ CONFIDENCE = 0.95  # level of the intervals
 
 @dataclass(frozen=True)
 class Misclassification:
-    """Summary of a confusion matrix; JSON-ready through `dataclasses.asdict`.
+    """Summary of a confusion matrix; JSON-ready through `dataclasses.asdict`."""
 
-    Attributes:
-        errors: number of wrong answers.
-        total: number of images.
-        per_class: for each class `class`, `images`, `errors` and `rate` (errors / images, 0 for no images).
-        most_missed: names of the classes with the highest rate, worst first; only classes with an error.
-        confusions: `target`, `pred` and `count` of the most frequent confusions, most frequent first.
-    """
-
-    errors: int
-    total: int
-    per_class: list[dict]
-    most_missed: list[str]
-    confusions: list[dict]
+    errors: int  # number of wrong answers
+    total: int  # number of images
+    per_class: list[dict]  # for each class `class`, `images`, `errors` and `rate` (errors / images, 0 for no images)
+    most_missed: list[str]  # names of the classes with the highest rate, worst first; only classes with an error
+    confusions: list[dict]  # `target`, `pred` and `count` of the most frequent confusions, most frequent first
 
 
 def misclassification(

@@ -64,17 +64,11 @@ def _checked_weights(content: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of this project, opened on the CPU.
+    """A checkpoint of this project, opened on the CPU."""
 
-    Args:
-        path: of its file, to name it in errors.
-        content: what Lightning and this project wrote.
-        trust: packages, besides those of `digits.targets`, whose code it may name.
-    """
-
-    path: Path
-    content: dict[str, Any]
-    trust: Collection[str] = ()
+    path: Path  # of its file, to name it in errors
+    content: dict[str, Any]  # what Lightning and this project wrote
+    trust: Collection[str] = ()  # packages, besides those of `digits.targets`, whose code it may name
 
     @classmethod
     def open(cls, path: str | Path, trust: Collection[str] = ()) -> Self:
@@ -165,16 +159,10 @@ class Checkpoint:
 
 
 class Confidence(BaseModel):
-    """How sure the answers of a checkpoint's weights are.
-
-    Args:
-        temperature: of their logits; None: they are not calibrated.
-        reject_below: as of `ModelFacts`.
-        gate: weights of a `digits.gate.Gate`; None: nothing is rejected.
-    """
+    """How sure the answers of a checkpoint's weights are. Without a gate's weights nothing is rejected."""
 
     model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
-    temperature: Temperature | None = None
+    temperature: Temperature | None = None  # of their logits; None: they are not calibrated
     reject_below: Share = 0.0
     gate: Annotated[dict[str, Tensor], AfterValidator(_checked_weights)] | None = None
 

@@ -132,25 +132,15 @@ def _origin(runs: Sequence[Run], folder: Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """What the networks of a cross-validation said of the images that they were not trained on.
+    """What the networks of a cross-validation said of the images that they were not trained on."""
 
-    Args:
-        path: of its file.
-        fold: (N,), of each training image, in the order of the data set.
-        target: (N,), its class.
-        probabilities: (N, num_classes), softmax of the network's logits.
-        temperature: (folds,), of each fold's network, fitted on its validation images; 1 where it has none.
-        fingerprint: of the data set.
-        class_names: by the class's number.
-    """
-
-    path: Path
-    fold: np.ndarray
-    target: np.ndarray
-    probabilities: np.ndarray
-    temperature: np.ndarray
-    fingerprint: str
-    class_names: tuple[str, ...]
+    path: Path  # of its file
+    fold: np.ndarray  # (N,), of each training image, in the order of the data set
+    target: np.ndarray  # (N,), its class
+    probabilities: np.ndarray  # (N, num_classes), softmax of the network's logits
+    temperature: np.ndarray  # (folds,), of each fold's network, fitted on its validation images; 1 where it has none
+    fingerprint: str  # of the data set
+    class_names: tuple[str, ...]  # by the class's number
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -111,23 +111,14 @@ def _loaded(cfg: DictConfig) -> "tuple[DigitsDataModule, dict[Path, str]]":
 
 @dataclass(frozen=True)
 class Everything:
-    """The images of all splits, one after the other.
+    """The images of all splits, one after the other."""
 
-    Args:
-        images: (N, C, H, W), uint8.
-        target: (N,), classes.
-        index: (N,), where each image stands in its data set's own order.
-        files: (N,), names of their files, empty where there are none.
-        sizes: images of each split, by its name, in their order.
-        class_names: by the class's number.
-    """
-
-    images: np.ndarray
-    target: np.ndarray
-    index: np.ndarray
-    files: np.ndarray
-    sizes: dict[str, int]
-    class_names: tuple[str, ...]
+    images: np.ndarray  # (N, C, H, W), uint8
+    target: np.ndarray  # (N,), classes
+    index: np.ndarray  # (N,), where each image stands in its data set's own order
+    files: np.ndarray  # (N,), names of their files, empty where there are none
+    sizes: dict[str, int]  # images of each split, by its name, in their order
+    class_names: tuple[str, ...]  # by the class's number
 
     @classmethod
     def of(cls, data: "DigitsDataModule") -> "Everything":

@@ -69,12 +69,7 @@ def data_statistics(data: DigitsDataModule) -> str:
 
 
 def suspicious(counted: Mapping[tuple[str, str], int], splits: Sequence[str]) -> str:
-    """A table of how many images look wrong.
-
-    Args:
-        counted: by reason and split; no split for a file that cannot be read.
-        splits: their names.
-    """
+    """A table of how many images look wrong, counted by reason and split; a file that cannot be read has no split."""
     names = {"train": "training", "val": "validation"}
     table = table_of("reason", [*(names.get(split, split) for split in splits), "all"], "Suspicious images")
     for reason in dict.fromkeys(reason for reason, _ in counted):
@@ -95,12 +90,7 @@ class _Shown(L.LightningModule):
 
 
 def network_summary(network: nn.Module, images: Tensor) -> str:
-    """Layers with their parameters, operations and shapes.
-
-    Args:
-        network: left as it is.
-        images: a batch (B, C, H, W) to send through it.
-    """
+    """Layers with their parameters, operations and shapes, when the network gets images (B, C, H, W)."""
     total = sum(parameter.numel() for parameter in network.parameters())
     return f"{type(network).__name__}, {total:,} parameters\n{ModelSummary(_Shown(network, images), max_depth=-1)}\n"
 

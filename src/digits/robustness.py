@@ -59,21 +59,14 @@ class RobustnessSettings(Settings):
 
 @dataclass(frozen=True)
 class Condition:
-    """What the images are tested under.
+    """What the images are tested under."""
 
-    Args:
-        kind: `CLEAN`, `CORRUPTED`, `CURVE` or `OTHER`.
-        name: of the corruption, the curve or the data set.
-        images: that are tested.
-        change: what is done to a part of them before, from images (N, C, H, W), uint8, and their index (N,) to images.
-        strength: of a curve.
-    """
-
-    kind: str
-    name: str
+    kind: str  # CLEAN, CORRUPTED, CURVE or OTHER
+    name: str  # of the corruption, the curve or the data set
     images: "TensorImages"
+    # What is done to a part of them before, from images (N, C, H, W), uint8, and their index (N,) to images.
     change: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda images, index: images
-    strength: float | None = None
+    strength: float | None = None  # of a curve
 
 
 @command("robustness")

@@ -23,19 +23,12 @@ FAINT = 16  # levels of 255: an image whose pixels differ less shows nothing
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image that looks wrong.
+    """An image that looks wrong."""
 
-    Args:
-        position: among all images.
-        reason: one of `REASONS`.
-        value: what was measured; None for a blank one and for a duplicate.
-        twin: position of the image that it repeats.
-    """
-
-    position: int
-    reason: str
-    value: float | None = None
-    twin: int | None = None
+    position: int  # among all images
+    reason: str  # one of `REASONS`
+    value: float | None = None  # what was measured; None for a blank one and for a duplicate
+    twin: int | None = None  # position of the image that it repeats
 
 
 BLANK, DUPLICATE, NEAR, OUTLIER = REASONS = ("blank", "duplicate", "near-duplicate", "outlier")

@@ -12,21 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """How a data set has its images.
+    """How a data set has its images."""
 
-    Args:
-        image_size: height and width, in pixels.
-        channels: 1 (grey) or 3 (RGB).
-        fit: of the square that the digit's box just fits into, in pixels; None: no normal form is known.
-        centre: what lies in the image's centre: the digit's centre of mass or that of its box; None with `fit`.
-        light_on_dark: whether its pictures are.
-    """
-
-    image_size: int
-    channels: int
-    fit: int | None
-    centre: Literal["mass", "box"] | None
-    light_on_dark: bool
+    image_size: int  # height and width, in pixels
+    channels: int  # 1 (grey) or 3 (RGB)
+    fit: int | None  # side of the square that the digit's box just fits into, in pixels; None: no normal form is known
+    centre: Literal["mass", "box"] | None  # what lies in its middle: the digit's mass or its box; None with `fit`
+    light_on_dark: bool  # whether its pictures are
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,10 @@ NO_CONFIG = f"its {CONFIG} is missing or damaged"
 
 @dataclass(frozen=True)
 class Job:
-    """A run as a table shows it.
+    """A run as a table shows it."""
 
-    Args:
-        run: its folder.
-        name: what to call it: its path within the folder that was asked about; a sweep's job has its number.
-    """
-
-    run: Run
-    name: str
+    run: Run  # its folder
+    name: str  # what to call it: its path within the folder that was asked about; a sweep's job has its number
 
     @cached_property
     def status(self) -> str:
