@@ -166,21 +166,18 @@ def _training_images(data: "DigitsDataModule", target: np.ndarray) -> "TensorIma
     Raises:
         UserError: if they are not those with these targets (N,).
     """
-    import torch
-
     from digits.data.images import TensorImages
 
     splits = data.splits
     parts = [splits.train, splits.test]
     if len(splits.train) + len(splits.test) < len(target):  # validation is cut from them too
         parts.append(splits.val)
-    index = torch.cat([part.index for part in parts])
-    order = index.argsort(stable=True)[(index < 0).sum() :]  # not those that were typed
-    files = None if data.splits.train.files is None else np.concatenate([part.files for part in parts])[order]
-    images, classes = (torch.cat([getattr(part, name) for part in parts])[order] for name in ("images", "target"))
-    if not np.array_equal(classes.numpy(), target):
+    images = TensorImages.joined(parts)
+    order = images.index.argsort(stable=True)[(images.index < 0).sum() :]  # not those that were typed
+    images = images.subset(order.numpy())
+    if not np.array_equal(images.target.numpy(), target):
         raise UserError(f"data.root={data.root}: its training images are not those of the cross-validation any more")
-    return TensorImages(images, classes, files=files)
+    return images
 
 
 def _row(judged: Judged, ranking: Ranking, i: int) -> dict[str, Any]:

@@ -26,12 +26,6 @@ class DataSet:
     """A data set at its place on disk. Each subclass is one; `data.dataset=<name>` chooses it.
 
     One of your own needs a `name` and `load`; `data.dataset=mypackage.data.Rings` chooses it.
-
-    Args:
-        root: folder that holds, or will hold, its files.
-        subset: one of `subsets`, if it has any.
-        image_size: height and width in pixels to bring the images to, where they differ; None: as they are.
-        channels: to bring the images to, where they differ: 1 (grey) or 3 (RGB).
     """
 
     name: ClassVar[str]
@@ -49,10 +43,10 @@ class DataSet:
     centre: ClassVar[Literal["mass", "box"] | None] = None  # what lies in the middle; None with `fit`
     light_on_dark: ClassVar[bool] = False
 
-    root: Path = Path("data")
-    subset: str | None = None
-    image_size: int | None = None
-    channels: int = 1
+    root: Path = Path("data")  # folder that holds, or will hold, its files
+    subset: str | None = None  # one of `subsets`, if it has any
+    image_size: int | None = None  # height and width in pixels to bring images to that differ; None: as they are
+    channels: int = 1  # to bring images to that differ: 1 (grey) or 3 (RGB)
 
     @property
     def title(self) -> str:

@@ -285,8 +285,12 @@ class Summary:
         """Name, settings, status and error."""
         return [[job.name, _joined(self._settings(job)), job.status, job.error] for job in self.incomplete]
 
+    def _others(self, one: Configuration) -> list[Configuration]:
+        """Those that a configuration compares with."""
+        return [other for other in self.configurations if other.dataset == one.dataset and other is not one]
+
     def _headline(self, one: Configuration) -> str:
-        others = [other for other in self.configurations if other.dataset == one.dataset and other is not one]
+        others = self._others(one)
         if all(len(each.jobs) == 1 for each in (one, *others)):
             return f"Best job by val/acc on {one.dataset}: {one.jobs[0].name}"
         if not others:
@@ -295,7 +299,7 @@ class Summary:
 
     def _facts(self, one: Configuration) -> list[tuple[str, str]]:
         """What to say of a best configuration, by name; a name may come several times."""
-        others = [other for other in self.configurations if other.dataset == one.dataset and other is not one]
+        others = self._others(one)
         count, counts = len(one.values(OBJECTIVE)), {len(other.values(OBJECTIVE)) for other in others}
         elsewhere = f"; others: {', '.join(map(str, sorted(counts)))}" if counts - {count} else ""
         n = f" (n = {count}{elsewhere})" if count > 1 or elsewhere else ""
