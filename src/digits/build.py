@@ -181,7 +181,7 @@ def tested_network(cfg: DictConfig, checkpoint: Checkpoint) -> nn.Module:
 def _trainer(cfg: DictConfig, run: Run, **parts: Any) -> L.Trainer:
     quiet_libraries()
     hardware.plain_float32()
-    bar = [ProgressBar()] if cfg.trainer.enable_progress_bar else []
+    bar = [ProgressBar(refresh_rate=10)] if cfg.trainer.enable_progress_bar else []
     parts["callbacks"] = [*bar, *parts["callbacks"]]
     made: L.Trainer = instantiate(cfg.trainer, default_root_dir=str(run.folder), **parts, _convert_="all")
     check_processes(made)

@@ -42,9 +42,6 @@ log = logging.getLogger(__name__)
 class ProgressBar(TQDMProgressBar):
     """Lightning's bar, silent where the output is no terminal: a log file is no place for a moving bar."""
 
-    def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate)
-
     @property
     def is_disabled(self) -> bool:
         return super().is_disabled or not sys.stdout.isatty()

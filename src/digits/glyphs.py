@@ -93,19 +93,16 @@ def cropped(ink: np.ndarray) -> np.ndarray:
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def lines(strokes: Iterable[np.ndarray], width: float, size: int = SIZE) -> np.ndarray:
-    """Strokes of a pen: uint8 (h, w), with a margin of half its width.
+def lines(strokes: Iterable[np.ndarray], width: float) -> np.ndarray:
+    """Strokes of a pen so many pixels wide: uint8 (h, w), with a margin of half its width.
 
-    Args:
-        strokes: each the points (N, 2) of a line, x and y; together they are scaled to `size`.
-        width: of the pen, in pixels.
-        size: of the longer side, in pixels.
+    Each has the points (N, 2) of a line, x and y; together they are scaled to a longer side of `SIZE`.
     """
     parts = [np.asarray(stroke, np.float32).reshape(-1, 2) for stroke in strokes]
     points = np.concatenate(parts)
     low, extent = points.min(axis=0), max(1e-6, float(np.ptp(points, axis=0).max()))
     margin = int(width) + 2
-    scale = size / extent
+    scale = SIZE / extent
     width_height = ((points.max(axis=0) - low) * scale).astype(int) + 2 * margin + 1
     ink = np.zeros(width_height[::-1], np.uint8)
     for part in parts:

@@ -10,7 +10,7 @@ import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -248,13 +248,8 @@ def _curves(history: Sequence[Mapping[str, float]], quantity: str) -> dict[str, 
     low, high = ticks[0], ticks[-1] if quantity == "loss" else min(ticks[-1], 1)
     text = _percent if quantity == "acc" else lambda value: f"{value:.4g}"
     whole = [tick for tick in MaxNLocator(8, integer=True).tick_values(first, last) if first <= tick <= last]
-
-    def x(epoch: float) -> float:
-        return _placed(epoch, first, last, left + 8, right - 8)
-
-    def y(value: float) -> float:
-        return _placed(value, low, high, bottom, top)
-
+    x = partial(_placed, low=first, high=last, start=left + 8, end=right - 8)
+    y = partial(_placed, low=low, high=high, start=bottom, end=top)
     return {
         "label": "accuracy" if quantity == "acc" else "loss",
         "x_ticks": [(x(tick), f"{tick:g}") for tick in whole],

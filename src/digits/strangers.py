@@ -109,12 +109,12 @@ class Strangers:
         """A training image."""
         return self.images[rng.integers(len(self.images))]
 
-    def known(self, rng: np.random.Generator, scale: int = 2) -> np.ndarray:
-        """The ink of a training image, enlarged: uint8 of shape (h, w)."""
+    def known(self, rng: np.random.Generator) -> np.ndarray:
+        """The ink of a training image, twice as large: uint8 of shape (h, w)."""
         image = self.image(rng)
         grey = image.mean(axis=0).astype(np.uint8) if len(image) > 1 else image[0]
         ink = cropped(np.where(grey > 20, grey, 0).astype(np.uint8))
-        return cv2.resize(ink, [scale * side for side in ink.shape[::-1]], interpolation=cv2.INTER_CUBIC)
+        return cv2.resize(ink, [2 * side for side in ink.shape[::-1]], interpolation=cv2.INTER_CUBIC)
 
 
 # Characters

@@ -55,7 +55,7 @@ def _described(part: Mapping[str, Any]) -> str:
     return f"{name} ({values})" if values else name
 
 
-def intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+def intervals(confusion: np.ndarray) -> dict[str, tuple[float, float]]:
     """95 % confidence intervals, for other test images of the same kind, of the metrics that a confusion matrix gives.
 
     Wilson's for the accuracy; the bootstrap's percentiles for precision, recall and F1, weighted by class size. They
@@ -63,11 +63,10 @@ def intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, tuple[float, fl
 
     Args:
         confusion: counts (num_classes, num_classes), row target and column prediction.
-        seed: of the resampling.
     """
     total = int(confusion.sum())
     # Drawing images with replacement draws cells of the matrix with their frequencies.
-    drawn = np.random.default_rng(seed).multinomial(total, (confusion / total).ravel(), size=RESAMPLES)
+    drawn = np.random.default_rng(0).multinomial(total, (confusion / total).ravel(), size=RESAMPLES)
     drawn = drawn.reshape(RESAMPLES, *confusion.shape)  # (RESAMPLES, num_classes, num_classes)
     target = drawn.sum(axis=2)  # images of each class
     tails = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
