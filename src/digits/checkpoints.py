@@ -204,12 +204,7 @@ def save_state_dict(
 ) -> None:
     """Writes a network's `state_dict`, which plain `torch.load` reads, and with it what `open_state_dict` needs.
 
-    Args:
-        network: with the weights to write.
-        model: its settings: `_target_` and its arguments, as plain types.
-        facts: about the network.
-        path: of the file.
-        gate: a `digits.gate.Gate`, if there is one.
+    `model` are the network's settings: `_target_` and its arguments, as plain types.
     """
     extra = {DESCRIPTION: NetworkDescription(model=dict(model), facts=facts).model_dump_json().encode()}
     if gate:
@@ -224,10 +219,6 @@ def plain_weights(network: nn.Module) -> dict[str, Tensor]:
 
 def open_state_dict(path: Path, trust: Collection[str] = ()) -> "tuple[nn.Module, ModelFacts, Gate | None]":
     """Rebuilds the network, on the CPU, of a file that `save_state_dict` wrote, and its gate. Nothing in it is run.
-
-    Args:
-        path: of the file.
-        trust: as of `Checkpoint`.
 
     Raises:
         UserError: if the file is damaged, says nothing of its network, or something that does not fit its weights.
@@ -358,12 +349,7 @@ def _has_settings(checkpoint: Any) -> bool:
 
 
 def open_all(paths: str | Sequence[str] | None, log_dir: str, trust: Collection[str] = ()) -> list[Checkpoint]:
-    """The checkpoints to evaluate together.
-
-    Args:
-        paths: of a checkpoint or a run's folder, or of several; None: the newest run's.
-        log_dir: where the runs are.
-        trust: as of `Checkpoint`.
+    """The checkpoints to evaluate together, each given by its file or its run's folder; None: the newest run's.
 
     Raises:
         UserError: if there is none, one is there twice, or they have no test images in common.

@@ -195,10 +195,6 @@ def adopt_targets(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Where a `_target_` was overridden, removes the chosen file's settings that the other class does not take.
 
     `optimizer._target_=torch.optim.NAdam` is not to fail for want of a parameter `fused`. What was typed stays.
-
-    Args:
-        cfg: changed in place.
-        overrides: of the job.
     """
     typed = [override.partition("=")[0].lstrip("+") for override in overrides]
     for group in READ_BY_BUILD.keys() & {key.removesuffix("._target_") for key in typed if key.endswith("._target_")}:

@@ -327,10 +327,7 @@ class DigitsDataModule(L.LightningDataModule):
 def taught(data: "DigitsDataModule | OwnDataModule", images: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """What a training batch has besides its images: its target; with a teacher, which makes it soft, the true one too.
 
-    Args:
-        data: with a teacher or without.
-        images: (B, C, H, W) in [0, 1], augmented and mixed.
-        target: (B,) or (B, num_classes).
+    The images (B, C, H, W) in [0, 1] are augmented and mixed, the target is (B,) or (B, num_classes).
     """
     if data.teacher is None:
         return (target,)
