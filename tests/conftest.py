@@ -18,6 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are divided among the worke
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hydra._internal.hydra import Hydra
 from tensorboard.summary.writer import event_file_writer
 from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNIST
 
@@ -32,6 +33,7 @@ HEAVY = {
 }
 # TensorBoard reads a folder's files by name: of two writers of one second, "9" would come after "10".
 event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
+GET_MODE = Hydra.get_mode
 RELIABILITY = "reliability: "
 SEED = int(os.environ.get("DIGITS_FUZZ_SEED", "1"))  # that one is known to pass: try others
 NOWHERE = "http://127.0.0.1:9/"  # nothing listens there: refused at once
@@ -119,6 +121,12 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
+def mode_of(hydra: Hydra, config_name: str, overrides: list[str]) -> object:
+    """Hydra composes the whole config to learn whether it asks for a sweep. In configs/, only a search does."""
+    may = any(override.lstrip("+").startswith(("hparams_search", "hydra")) for override in overrides)
+    return GET_MODE(hydra, config_name, overrides) if may else None
+
+
 def call(script: str, *arguments: str) -> int:
     """Runs train.py, eval.py or a digits.<name> in this process, and returns its exit code.
 
@@ -126,6 +134,7 @@ def call(script: str, *arguments: str) -> int:
     """
     before = logging.root.handlers[:]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", mode_of)
         if script == "train" and "DIGITS_TEST_GATES" not in os.environ:
             patch.setattr("digits.build.fit_gate", lambda cfg: None)
         patch.setattr(sys, "argv", [f"{script}.py", *arguments])

@@ -29,7 +29,7 @@ from digits.data import DigitsDataModule
 from digits.networks import CNN
 
 SHORT = ["data=mnist5k", "trainer.max_epochs=1"]
-FEW = ["model=fast", "trainer.limit_train_batches=5", "figures=false"]
+FEW = ["model=fast", "trainer.limit_train_batches=5", "figures=false", "rejection=none"]
 FIGURES = ("sample_images", "class_distribution", "training_curves", "confusion_matrix", "reliability", "misclassified")
 
 

@@ -339,7 +339,7 @@ def _yaml_bomb(text: str) -> str | None:
     if len(text) > MAX_YAML_CHARACTERS:
         return f"more than {MAX_YAML_CHARACTERS:,} characters"
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # libyaml, ten times as fast
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or depth > MAX_YAML_DEPTH:
             return "aliases, or nested too deep"
