@@ -204,7 +204,8 @@ def exact(record: dict) -> dict:
 
 
 def test_same_seed_same_metrics_to_the_bit(command: Command) -> None:
-    settings = ["data=mnist5k", "trainer.max_epochs=2", "augmentation=affine", "trainer.limit_train_batches=10"]
+    settings = ["data=mnist5k", "model=fast", "trainer.max_epochs=2", "augmentation=affine"]
+    settings += ["trainer.limit_train_batches=10"]
     first, second = command("train", *settings, "seed=7"), command("train", *settings, "seed=7")
     assert exact(first.record) == exact(second.record)
     columns = [
@@ -236,7 +237,7 @@ def test_same_seed_same_metrics_to_the_bit(command: Command) -> None:
     ids=" ".join,
 )
 def test_override_trains(overrides: list[str], command: Command) -> None:
-    outcome = command("train", *SHORT, "trainer.limit_train_batches=20", *overrides)
+    outcome = command("train", *SHORT, "model=fast", "trainer.limit_train_batches=20", *overrides)
     assert outcome.code == 0, outcome.err
     assert outcome.record["status"] == "completed"
     assert outcome.record["test/acc"] > 0.3
@@ -533,7 +534,7 @@ def test_nothing_may_wait_for_a_validation_that_is_not_there(word: str, message:
 
 
 def test_name_and_tags_show_wherever_the_run_does(command: Command) -> None:
-    words = [*SHORT, "trainer.limit_train_batches=1", "name=Größe-2", "tags=[paper,1]"]
+    words = [*SHORT, "model=fast", "trainer.limit_train_batches=1", "name=Größe-2", "tags=[paper,1]"]
     outcome = command("train", *words)
     assert outcome.code == 0, outcome.err
     assert "_Größe-2_" in outcome.folder.name
@@ -549,7 +550,7 @@ def test_name_and_tags_show_wherever_the_run_does(command: Command) -> None:
 
 
 def test_names_may_be_swept_over(command: Command) -> None:
-    outcome = command("train", "-m", *SHORT, "trainer.limit_train_batches=1", "name=a,b/c")
+    outcome = command("train", "-m", *SHORT, "model=fast", "trainer.limit_train_batches=1", "name=a,b/c")
     assert outcome.code == 1
     assert [json.loads((outcome.folder / job / "metrics.json").read_text())["status"] for job in "01"] == [
         "completed",
