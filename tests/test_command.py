@@ -129,17 +129,6 @@ def test_arguments_that_do_not_go_together_show_before_training(
     assert "epoch " not in outcome.out
 
 
-def test_ascii_terminal_gets_the_whole_report(tmp_path: Path) -> None:
-    answer = run(
-        "train.py", *SMALL, f"log_dir={tmp_path}", LANG="C", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
-    )
-    assert answer.returncode == 0
-    assert "Logging error" not in answer.stderr
-    assert "most often confused" in answer.stdout
-    [log] = tmp_path.glob("train/runs/*/train.log")
-    assert "→" in log.read_text(encoding="utf-8")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("output", [">&-", "| head -n 1"])
 def test_closed_output_does_not_cost_the_run(output: str, tmp_path: Path) -> None:
