@@ -223,8 +223,9 @@ class Run:
 
     def save_config(self, cfg: DictConfig) -> None:
         """Writes the resolved config. From then on the run can be resumed."""
+        self.config = DictConfig(OmegaConf.to_container(cfg, resolve=True))
         with atomic_write(self.folder / CONFIG) as part:
-            OmegaConf.save(cfg, part, resolve=True)
+            OmegaConf.save(self.config, part)
 
     def save_figure(self, name: str, figure: "Figure") -> Path:
         """Writes a figure as `<name>.png`."""
