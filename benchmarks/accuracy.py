@@ -28,6 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
+from digits.targets import parameters_of, target_of
+
 PROJECT = Path(__file__).parents[1]
 LOGS = PROJECT / "logs" / "benchmarks" / "accuracy"
 BEGIN, END = "<!-- measured by benchmarks/accuracy.py -->", "<!-- end of what was measured -->"
@@ -93,7 +95,7 @@ def _is_present(row: str, part: str, folder: Path, record: dict) -> bool:
     if part == "time" or "test/acc" not in record:  # one epoch is enough for its seconds
         for name in ("max_steps", "limit_test_batches", "check_val_every_n_epoch"):
             ran["trainer"][name] = wanted["trainer"][name]
-    return ran == wanted
+    return bool(_without_defaults(ran) == _without_defaults(wanted))
 
 
 def _of_present(row: str, record: dict) -> bool:
@@ -146,6 +148,20 @@ def recipe(cfg: DictConfig) -> dict:
         for name in names:
             plain[group].pop(name, None)
     return plain
+
+
+def _without_defaults(part: Any) -> Any:
+    """A config without arguments that have the default of their class: a new one changes no older recipe."""
+    if not isinstance(part, dict):
+        return part
+    part = {name: _without_defaults(value) for name, value in part.items()}
+    if not isinstance(part.get("_target_"), str):
+        return part
+    takes = parameters_of(target_of("", part))
+    defaults = {
+        name: list(one.default) if isinstance(one.default, tuple) else one.default for name, one in takes.items()
+    }
+    return {name: value for name, value in part.items() if name not in defaults or defaults[name] != value}
 
 
 def _steps(row: str) -> int:

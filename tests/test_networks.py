@@ -139,6 +139,7 @@ def test_dropout_is_off_in_evaluation_only(network_class: type) -> None:
         (ResNet18, {"dropout": 2}, "dropout=2"),
         (StagedCNN, {"widths": [8, 16]}, "give one of each for each stage, not 2, 3 and 3"),
         (StagedCNN, {"pooled": [True] * 3, "stride": 4, "whitening": 4}, "3 halvings leave nothing of 7 pixels"),
+        (StagedCNN, {"crop": 13}, "2 halvings leave nothing of 1 pixels"),
         (StagedCNN, {"head": "sum"}, "head=sum"),
         (StagedCNN, {"convolutions": [10**9, 1, 1]}, "less than or equal to 1000"),
         (StagedCNN, {"whitening": 1, "stride": 4}, "stride=4: between patches of 1 pixels at most 2"),
@@ -198,6 +199,14 @@ def test_staged_network_written_out() -> None:
     factors = F.linear(factors, w["features.12.factors.2.weight"], w["features.12.factors.2.bias"]).sigmoid()
     x = (x * factors[:, :, None, None]).mean((2, 3))
     torch.testing.assert_close(network(images), F.linear(x, w["head.1.weight"], w["head.1.bias"]))
+
+
+def test_cropped_edges_are_not_looked_at(sample: DigitsDataModule) -> None:
+    torch.manual_seed(0)
+    small, cropping = StagedCNN(image_size=24).eval(), StagedCNN(crop=2).eval()
+    cropping.load_state_dict(dict(zip(cropping.state_dict(), small.state_dict().values(), strict=True)))
+    images = sample.normalise(sample.splits.test.images[:20] / 255)
+    torch.testing.assert_close(cropping(images), small(images[:, :, 2:26, 2:26]))
 
 
 def test_a_stage_begins_as_a_partial_identity() -> None:

@@ -175,6 +175,7 @@ class StagedCNN(nn.Module):
         widths: channels of each stage.
         convolutions: in each stage.
         pooled: whether the first convolution of a stage is followed by a 2×2 max pool.
+        crop: pixels that are cut off at each edge of the images, where they show nothing.
         whitening: height and width, in pixels, of the patches of a `Whitening` in front; 0: none.
         stride: of the whitening.
         squeeze: channels for each unit of the `SqueezeExcitation` at the end of a stage; 0: none.
@@ -195,6 +196,7 @@ class StagedCNN(nn.Module):
         widths: Counts = (32, 64, 128),
         convolutions: Annotated[Sequence[Layers], Field(min_length=1)] = (2, 2, 1),
         pooled: Sequence[bool] = (True, True, False),
+        crop: Annotated[int, Field(ge=0)] = 0,
         whitening: Annotated[int, Field(ge=0, le=7)] = 2,
         stride: Count = 2,
         squeeze: Annotated[int, Field(ge=0)] = 0,
@@ -210,9 +212,9 @@ class StagedCNN(nn.Module):
             )
         if whitening and stride > whitening + 1:
             raise ValueError(f"stride={stride}: between patches of {whitening} pixels at most {whitening + 1}")
-        check_size(image_size // (stride if whitening else 1), sum(pooled))
+        check_size((image_size - 2 * crop) // (stride if whitening else 1), sum(pooled))
         channels = in_channels
-        self.features = nn.Sequential()
+        self.features = nn.Sequential(*([nn.ZeroPad2d(-crop)] if crop else []))
         if whitening:
             self.features.append(Whitening(in_channels, whitening, stride))
             channels = 2 * in_channels * whitening**2

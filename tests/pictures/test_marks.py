@@ -83,6 +83,23 @@ def test_points_separate_characters() -> None:
     assert [(mark.line, mark.separator) for mark in marks] == [(0, "-"), (0, ""), (1, ""), (1, "."), (1, "")]
 
 
+def test_what_has_not_the_size_of_a_sign_is_none() -> None:
+    marks = found(
+        view_of(
+            ((20, 68, 36, 108), (28, 88), ""),
+            ((40, 86, 48, 90), (44, 88), "-"),  # as short as a point: dirt
+            ((52, 68, 68, 108), (60, 88), ""),
+            ((72, 84, 76, 92), (74, 88), ":"),  # as low as a point
+            ((80, 68, 112, 108), (96, 88), "+"),  # as large as a 4
+            ((116, 80, 120, 108), (118, 94), "."),  # as tall as a small 1
+            ((124, 68, 140, 108), (132, 88), ""),
+            side=160,
+        )
+    )
+    assert [mark.separator for mark in marks] == [""] * 5
+    assert boxes(marks)[2:4] == [(80, 68, 112, 108), (116, 80, 120, 108)]
+
+
 def test_a_mark_that_one_look_alone_sees_needs_some_ink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise that the first look takes for a mark is none to the second one; ink that is there stays."""
     for size, expected in ((4, 0), (16, 1)):

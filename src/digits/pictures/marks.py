@@ -26,6 +26,12 @@ TINY = 0.33  # a smaller character beside others is dirt
 SIGN_WITHIN = 1.0  # a sign further away from any character belongs to none
 PATTERN = 4  # signs that stand beside nothing: they are the paper's, such as its dots
 POINTS = tuple(SEPARATORS.index(sign) + 1 for sign in ".,")
+# The size of a sign, at least and at most, of the usual one of its line's characters: a smaller one is dirt, and a
+# larger one no sign.
+SIGN_SIZES = {
+    SEPARATORS.index(sign) + 1: sizes
+    for sign, sizes in {".": (0, 0.4), "-": (0.35, math.inf), "+": (0, 0.85), ":": (0.3, math.inf)}.items()
+}
 # Of a mark's height
 TOUCHING = 0.12  # pieces with more between them are of two marks
 BESIDE = 0.5  # pieces whose middles are further apart, down, stand on two lines
@@ -197,10 +203,22 @@ def _centre(piece: Piece) -> float:
 
 
 def _with_their_signs(line: list[Piece]) -> list[Piece]:
-    """Without signs that stand beside nothing, as the dots of dotted paper."""
+    """Without signs that stand beside nothing, as the dots of dotted paper, and without what is too small for one."""
     characters = [piece for piece in line if not piece.kind]
-    reach = SIGN_WITHIN * max((piece.size for piece in characters), default=0)
-    return [piece for piece in line if not piece.kind or any(_gap(piece, other) < reach for other in characters)]
+    if not characters:
+        return []
+    sizes = [piece.size for piece in characters]
+    usual, reach = float(np.median(sizes)), SIGN_WITHIN * max(sizes)
+    kept = []
+    for piece in line:
+        least, most = SIGN_SIZES.get(piece.kind, (0, math.inf))
+        if piece.kind and piece.size > most * usual:
+            kept.append(replace(piece, kind=0))
+        elif not piece.kind or (
+            piece.size >= least * usual and any(_gap(piece, other) < reach for other in characters)
+        ):
+            kept.append(piece)
+    return kept
 
 
 def _without_ends(line: list[Piece]) -> list[Piece]:
