@@ -542,7 +542,7 @@ def test_takes_the_newest_checkpoint_and_says_so(command: Command, served: list[
     ("words", "message"),
     [
         ([], "Train one: python train.py"),
-        (["port=abc"], "port=abc: not a whole number"),
+        (["port=abc"], "port=abc: should be a valid integer"),
         (["port=70000"], "port=70000: should be less than or equal to 65535"),
         (["host=no.such.host.invalid"], "host=no.such.host.invalid port=8000: "),
         (["host=7"], "host=7: should be a valid string"),

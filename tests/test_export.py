@@ -267,7 +267,7 @@ def test_newest_checkpoint_where_none_is_given(trained: Path, tmp_path: Path, ca
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such file"),
         (["ckpt_path=null", "log_dir={folder}"], "there is no checkpoint under {folder}/train"),
         (["quantise=true"], "there is no key quantise. Did you mean quantize?"),
-        (["quantize=int8"], "quantize=int8: not true or false"),
+        (["quantize=int8"], "quantize=int8: should be a valid boolean"),
     ],
 )
 def test_what_cannot_be_exported(words: list[str], message: str, folder: Path, exported: Export) -> None:

@@ -116,7 +116,7 @@ def test_the_suggested_class_is_the_most_probable_other_one() -> None:
         (["ckpt_path=/nowhere.ckpt"], "/nowhere.ckpt: no such file"),
         (["crossval=/nowhere"], "/nowhere/out_of_fold.npz: no such file. Give the folder of a cross-validation"),
         ([], "no cross-validation in it. Run python -m digits.crossval"),
-        (["rows=0"], "rows=0: should be greater than or equal to 1"),
+        (["rows=0"], "rows=0: should be greater than 0"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], message: str, command: Command) -> None:

@@ -95,7 +95,7 @@ def test_images_of_ones_own(command: Command, tmp_path: Path) -> None:
     [
         (["others=[mnist5k]"], "others=mnist5k: no other data for this checkpoint, which was trained on it"),
         (["others=[letters]"], "others=letters: there are usps, qmnist, load_digits, mnist, mnist5k"),
-        (["images=0"], "images=0: should be greater than or equal to 1"),
+        (["images=0"], "images=0: should be greater than 0"),
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such file"),
         (["ckpt_path=[{best},{best}]"], "the same checkpoint twice"),
         (["device=gpu"], "device=gpu: should be 'auto' or 'cpu'"),

@@ -10,21 +10,13 @@ CONFIDENCE = 0.95  # level of the intervals
 
 @dataclass(frozen=True)
 class Misclassification:
-    """Summary of a confusion matrix; JSON-ready through `dataclasses.asdict`.
+    """Summary of a confusion matrix; JSON-ready through `dataclasses.asdict`."""
 
-    Attributes:
-        errors: number of wrong answers.
-        total: number of images.
-        per_class: for each class `class`, `images`, `errors` and `rate` (errors / images, 0 for no images).
-        most_missed: names of the classes with the highest rate, worst first; only classes with an error.
-        confusions: `target`, `pred` and `count` of the most frequent confusions, most frequent first.
-    """
-
-    errors: int
-    total: int
-    per_class: list[dict]
-    most_missed: list[str]
-    confusions: list[dict]
+    errors: int  # number of wrong answers
+    total: int  # number of images
+    per_class: list[dict]  # for each class `class`, `images`, `errors` and `rate` (errors / images, 0 for no images)
+    most_missed: list[str]  # names of the classes with the highest rate, worst first; only classes with an error
+    confusions: list[dict]  # `target`, `pred` and `count` of the most frequent confusions, most frequent first
 
 
 def misclassification(
@@ -78,30 +70,23 @@ def interval(right: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Corrected:
-    """A test against labels some of which were corrected; JSON-ready through `dataclasses.asdict`.
+    """A test against labels some of which were corrected; JSON-ready through `dataclasses.asdict`."""
 
-    Attributes:
-        labels: how many of the tested images have a corrected label.
-        errors: number of wrong answers by the corrected labels.
-        total: number of images.
-        acc: accuracy by the corrected labels.
-    """
-
-    labels: int
-    errors: int
-    total: int
-    acc: float
+    labels: int  # how many of the tested images have a corrected one
+    errors: int  # wrong answers by the corrected labels
+    total: int  # images
+    acc: float  # by the corrected labels
 
 
 def by_corrected_labels(
     pred: np.ndarray, target: np.ndarray, index: np.ndarray, right: Mapping[int, int]
 ) -> Corrected | None:
-    """Tests against corrected labels; None where none of the images has one.
+    """Tests answers (N,) against corrected labels; None where none of the images has one.
 
     Args:
-        pred: (N,), answers.
-        target: (N,), given labels.
-        index: (N,), where each image stands in its data set.
+        pred: answers.
+        target: given labels.
+        index: where each image stands in its data set.
         right: of images with a wrong label, by where they stand, the right one.
     """
     changed = np.array([right.get(int(i), int(label)) for i, label in zip(index, target, strict=True)], dtype=int)

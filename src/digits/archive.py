@@ -27,13 +27,7 @@ WANTED = "Give a best.ckpt or last.ckpt that train.py wrote"
 
 
 def save(content: Any, path: Path, extra: Mapping[str, bytes] | None = None) -> None:
-    """`torch.save`, atomically.
-
-    Args:
-        content: what `torch.load` gives back.
-        path: of the file.
-        extra: by their names, what `torch.load` does not see and `read_extra` gives back.
-    """
+    """`torch.save`, atomically; with `extra`, by name, what `torch.load` does not see and `read_extra` gives back."""
     buffer = io.BytesIO()  # torch's own writer says of a full disk only that it failed
     torch.save(content, buffer)
     if extra:

@@ -1,11 +1,13 @@
 """Atomic writes: neither a crash nor a full disk leaves half of a file under its name."""
 
+import csv
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from digits.errors import UserError
 
@@ -36,6 +38,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise problem from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] = ()) -> None:
+    """Writes a CSV atomically; its columns are by default those of all rows, in the order in which they come up."""
+    names = [*columns] or list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def remove_leftovers(*folders: Path) -> None:

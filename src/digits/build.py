@@ -130,14 +130,7 @@ def _problem_of(transform: Mixing, shape: tuple[int, ...]) -> str | None:
 
 
 def trainer(cfg: DictConfig, run: Run, data: DigitsDataModule, resumed: Checkpoint | None) -> L.Trainer:
-    """The trainer of a training: device, precision, loggers, and the callbacks that write into the run's folder.
-
-    Args:
-        cfg: the config; its groups `trainer`, `callbacks` and `logger`.
-        run: the run.
-        data: what to train on.
-        resumed: the checkpoint that the run resumes from.
-    """
+    """The trainer of a training: device, precision, loggers, and the callbacks that write into the run's folder."""
     device_type = hardware.device_type(cfg.trainer.accelerator)
     fit_gate(cfg)  # which is not needed before the end; what is wrong is said now
     if cfg.trainer.profiler and not isinstance(cfg.trainer.profiler, str):
@@ -188,7 +181,7 @@ def tested_network(cfg: DictConfig, checkpoint: Checkpoint) -> nn.Module:
 def _trainer(cfg: DictConfig, run: Run, **parts: Any) -> L.Trainer:
     quiet_libraries()
     hardware.plain_float32()
-    bar = [ProgressBar()] if cfg.trainer.enable_progress_bar else []
+    bar = [ProgressBar(refresh_rate=10)] if cfg.trainer.enable_progress_bar else []
     parts["callbacks"] = [*bar, *parts["callbacks"]]
     made: L.Trainer = instantiate(cfg.trainer, default_root_dir=str(run.folder), **parts, _convert_="all")
     check_processes(made)

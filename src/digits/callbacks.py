@@ -1,10 +1,9 @@
 """Callbacks: when to log, draw and save. What a run keeps goes through its Run."""
 
-import csv
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from digits import calibration, hardware, report
 from digits.analysis import Mistakes, by_corrected_labels, confident_mistakes, misclassification
-from digits.atomic import atomic_write
+from digits.atomic import atomic_write, write_csv
 from digits.classifier import Classifier
 from digits.data.module import data_of
 from digits.errors import UserError
@@ -35,14 +34,13 @@ from digits.validation import checked_arguments
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LISTED = ("test_index", "target", "pred", "probability")  # columns of misclassified.csv
+
 log = logging.getLogger(__name__)
 
 
 class ProgressBar(TQDMProgressBar):
     """Lightning's bar, silent where the output is no terminal: a log file is no place for a moving bar."""
-
-    def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate)
 
     @property
     def is_disabled(self) -> bool:
@@ -55,12 +53,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 class History(Callback):
-    """Logs one line per epoch, keeps `metrics.csv` (one row per epoch) up to date and draws the training curves.
-
-    Args:
-        run: the run.
-        draw: whether to draw.
-    """
+    """Logs one line per epoch, keeps `metrics.csv` (one row per epoch) up to date and draws the training curves."""
 
     def __init__(self, run: Run, draw: bool = True) -> None:
         self.run, self.draw = run, draw
@@ -89,7 +82,8 @@ class History(Callback):
         if trainer.is_global_zero:
             assert isinstance(pl_module, Classifier)
             log.info(report.epoch_line(row, trainer.max_epochs or -1, pl_module.metrics))
-            self._write()
+            # Rows may differ: with check_val_every_n_epoch=2 every other one has no validation.
+            write_csv(self.run.folder / "metrics.csv", self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "lr": self._lr, "seconds": time.perf_counter() - self._start}
@@ -98,14 +92,6 @@ class History(Callback):
         self.rows, self._lr = state_dict["rows"], state_dict["lr"]
         self._start = time.perf_counter() - state_dict["seconds"]
         self._measured = ("train/",)  # during an epoch; at its start this is set again
-
-    def _write(self) -> None:
-        # Rows may differ: with check_val_every_n_epoch=2 every other one has no validation.
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with atomic_write(self.run.folder / "metrics.csv") as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.run.update(epochs=len(self.rows), train_seconds=round(sum(row["seconds"] for row in self.rows), 2))
@@ -222,29 +208,13 @@ class CleanEpochs(Callback):
 
 
 class DataFigures(Callback):
-    """Draws five random training images and the class distribution, once the first epoch is over.
-
-    Args:
-        run: the run.
-        images: how many images to show.
-        draw: whether to draw.
-    """
+    """Draws some random training images and the class distribution."""
 
     def __init__(self, run: Run, images: int = 5, draw: bool = True) -> None:
         self.run, self.draw = run, draw
         self.images = images
-        self._epochs = 0
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epochs += 1
-        if self._epochs == 2:  # not before the first step, which should not wait for it, nor within an epoch's seconds
-            self._draw(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._epochs < 2:
-            self._draw(trainer)
-
-    def _draw(self, trainer: L.Trainer) -> None:
         if not (trainer.is_global_zero and self.draw):
             return
         for name, figure in report.data_figures(data_of(trainer), self.images, torch.initial_seed()):
@@ -257,12 +227,7 @@ class TestReport(Callback):
     Writes `confusion_matrix.png`, `reliability.png`, `misclassified.png` if there are mistakes, `report.html`,
     `misclassified.csv` and `predictions.npz`: `index` of each image in the data set, `target` and `probabilities`
     (N, num_classes), the softmax of the network's logits; all else states calibrated ones. The figures go into the
-    run's record.
-
-    Args:
-        run: the run.
-        images: how many mistakes to draw.
-        draw: whether to draw.
+    run's record. `images` is how many mistakes to draw at most.
     """
 
     __test__ = False  # no pytest class, in spite of its name
@@ -310,7 +275,7 @@ class TestReport(Callback):
             np.savez_compressed(part, index=index, target=target.numpy(), probabilities=logits.softmax(dim=1).numpy())
         stated = self._confidence(trainer, pl_module, logits, target)
         wrong = confident_mistakes([*stated.values()][-1], target.numpy())
-        self._list(wrong, data.class_names)
+        write_csv(self.run.folder / "misclassified.csv", [*_rows(wrong, data.class_names)], LISTED)
         if not len(wrong.index):
             (self.run.folder / "misclassified.png").unlink(missing_ok=True)  # of an earlier test, in a resumed run
         if self.draw:
@@ -365,13 +330,6 @@ class TestReport(Callback):
         if stage == "test" and "test/acc" not in self.run.facts:
             log.warning("NOT TESTED: there are no test images, or trainer.limit_test_batches leaves none")
 
-    def _list(self, wrong: Mistakes, class_names: Sequence[str]) -> None:
-        with atomic_write(self.run.folder / "misclassified.csv") as part, part.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["test_index", "target", "pred", "probability"])
-            for index, t, p, probability in zip(wrong.index, wrong.target, wrong.pred, wrong.probability, strict=True):
-                writer.writerow([index, class_names[t], class_names[p], f"{probability:.6f}"])
-
 
 class Advice(Callback):
     """Adds to an error what the user can do about it; `digits.messages` shows that in place of a traceback."""
@@ -391,11 +349,7 @@ class Advice(Callback):
 
 
 class ModelCard(Callback):
-    """Writes the card of the tested network, `MODEL_CARD.md`; the last of the callbacks, as it reads the record.
-
-    Args:
-        run: the run.
-    """
+    """Writes the card of the tested network, `MODEL_CARD.md`; the last of the callbacks, as it reads the record."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -404,6 +358,12 @@ class ModelCard(Callback):
         if stage == "test" and trainer.is_global_zero:  # which comes without a batch too, unlike on_test_end
             with atomic_write(self.run.folder / "MODEL_CARD.md") as part:
                 part.write_text(model_card(self.run, data_of(trainer).class_names), encoding="utf-8")
+
+
+def _rows(wrong: Mistakes, class_names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The lines of `misclassified.csv`."""
+    for index, t, p, probability in zip(wrong.index, wrong.target, wrong.pred, wrong.probability, strict=True):
+        yield dict(zip(LISTED, (index, class_names[t], class_names[p], f"{probability:.6f}"), strict=True))
 
 
 def _all_in_order(trainer: L.Trainer, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

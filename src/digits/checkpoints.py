@@ -64,17 +64,11 @@ def _checked_weights(content: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of this project, opened on the CPU.
+    """A checkpoint of this project, opened on the CPU."""
 
-    Args:
-        path: of its file, to name it in errors.
-        content: what Lightning and this project wrote.
-        trust: packages, besides those of `digits.targets`, whose code it may name.
-    """
-
-    path: Path
-    content: dict[str, Any]
-    trust: Collection[str] = ()
+    path: Path  # of its file, to name it in errors
+    content: dict[str, Any]  # what Lightning and this project wrote
+    trust: Collection[str] = ()  # packages, besides those of `digits.targets`, whose code it may name
 
     @classmethod
     def open(cls, path: str | Path, trust: Collection[str] = ()) -> Self:
@@ -165,16 +159,10 @@ class Checkpoint:
 
 
 class Confidence(BaseModel):
-    """How sure the answers of a checkpoint's weights are.
-
-    Args:
-        temperature: of their logits; None: they are not calibrated.
-        reject_below: as of `ModelFacts`.
-        gate: weights of a `digits.gate.Gate`; None: nothing is rejected.
-    """
+    """How sure the answers of a checkpoint's weights are. Without a gate's weights nothing is rejected."""
 
     model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
-    temperature: Temperature | None = None
+    temperature: Temperature | None = None  # of their logits; None: they are not calibrated
     reject_below: Share = 0.0
     gate: Annotated[dict[str, Tensor], AfterValidator(_checked_weights)] | None = None
 
@@ -216,12 +204,7 @@ def save_state_dict(
 ) -> None:
     """Writes a network's `state_dict`, which plain `torch.load` reads, and with it what `open_state_dict` needs.
 
-    Args:
-        network: with the weights to write.
-        model: its settings: `_target_` and its arguments, as plain types.
-        facts: about the network.
-        path: of the file.
-        gate: a `digits.gate.Gate`, if there is one.
+    `model` are the network's settings: `_target_` and its arguments, as plain types.
     """
     extra = {DESCRIPTION: NetworkDescription(model=dict(model), facts=facts).model_dump_json().encode()}
     if gate:
@@ -236,10 +219,6 @@ def plain_weights(network: nn.Module) -> dict[str, Tensor]:
 
 def open_state_dict(path: Path, trust: Collection[str] = ()) -> "tuple[nn.Module, ModelFacts, Gate | None]":
     """Rebuilds the network, on the CPU, of a file that `save_state_dict` wrote, and its gate. Nothing in it is run.
-
-    Args:
-        path: of the file.
-        trust: as of `Checkpoint`.
 
     Raises:
         UserError: if the file is damaged, says nothing of its network, or something that does not fit its weights.
@@ -370,12 +349,7 @@ def _has_settings(checkpoint: Any) -> bool:
 
 
 def open_all(paths: str | Sequence[str] | None, log_dir: str, trust: Collection[str] = ()) -> list[Checkpoint]:
-    """The checkpoints to evaluate together.
-
-    Args:
-        paths: of a checkpoint or a run's folder, or of several; None: the newest run's.
-        log_dir: where the runs are.
-        trust: as of `Checkpoint`.
+    """The checkpoints to evaluate together, each given by its file or its run's folder; None: the newest run's.
 
     Raises:
         UserError: if there is none, one is there twice, or they have no test images in common.

@@ -60,9 +60,7 @@ def command(config_name: str, keeps_run: bool = True) -> Callable[[Callable[...,
     An error that the user can put right ends the command with one line and exit code 1; any other keeps its
     traceback, and HYDRA_FULL_ERROR=1 shows all of them. In a sweep the other jobs continue, and a summary ends it.
 
-    Args:
-        config_name: the primary config, without `.yaml`.
-        keeps_run: the task takes the config and a `Run`, whose folder keeps what it leaves; else the config alone.
+    With `keeps_run` the task takes the config and a `Run`, whose folder keeps what it leaves; else the config alone.
     """
 
     def decorate(task: Callable[..., Any]) -> Callable[[], None]:

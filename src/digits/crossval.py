@@ -6,7 +6,6 @@ images are not read.
 """
 
 import argparse
-import csv
 import datetime as dt
 import secrets
 import subprocess
@@ -20,11 +19,9 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from digits.atomic import atomic_write
+from digits.atomic import atomic_write, write_csv
+from digits.console import as_text, table_of
 from digits.errors import UserError, one_line_errors
 from digits.metrics import logged, recorded
 from digits.overrides import (
@@ -135,25 +132,15 @@ def _origin(runs: Sequence[Run], folder: Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """What the networks of a cross-validation said of the images that they were not trained on.
+    """What the networks of a cross-validation said of the images that they were not trained on."""
 
-    Args:
-        path: of its file.
-        fold: (N,), of each training image, in the order of the data set.
-        target: (N,), its class.
-        probabilities: (N, num_classes), softmax of the network's logits.
-        temperature: (folds,), of each fold's network, fitted on its validation images; 1 where it has none.
-        fingerprint: of the data set.
-        class_names: by the class's number.
-    """
-
-    path: Path
-    fold: np.ndarray
-    target: np.ndarray
-    probabilities: np.ndarray
-    temperature: np.ndarray
-    fingerprint: str
-    class_names: tuple[str, ...]
+    path: Path  # of its file
+    fold: np.ndarray  # (N,), of each training image, in the order of the data set
+    target: np.ndarray  # (N,), its class
+    probabilities: np.ndarray  # (N, num_classes), softmax of the network's logits
+    temperature: np.ndarray  # (folds,), of each fold's network, fitted on its validation images; 1 where it has none
+    fingerprint: str  # of the data set
+    class_names: tuple[str, ...]  # by the class's number
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -253,14 +240,9 @@ def _report(runs: Sequence[Run], folder: Path) -> None:
         {"fold": fold, "images": run.facts["split_sizes"]["test"], **{name: run.figures[name] for name in names}}
         for fold, run in enumerate(runs)
     ]
-    with atomic_write(folder / "folds.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-    table = Table("fold", box=box.SIMPLE_HEAD, title=f"{len(runs)}-fold cross-validation on {runs[0].dataset}")
-    for column in ("images", *(tested[name].label for name in names)):
-        table.add_column(column, justify="right")
+    write_csv(folder / "folds.csv", rows)
+    labels = [tested[name].label for name in names]
+    table = table_of("fold", ["images", *labels], f"{len(runs)}-fold cross-validation on {runs[0].dataset}")
 
     def figures(row: Mapping[str, float]) -> list[str]:
         return [tested[name].text(row[name]) for name in names]
@@ -270,7 +252,7 @@ def _report(runs: Sequence[Run], folder: Path) -> None:
     table.add_section()
     for label, statistic in (("mean", mean), ("sd", stdev)):
         table.add_row(label, "", *figures({name: statistic(row[name] for row in rows) for name in names}))
-    Console().print(table, highlight=False)
+    print(as_text(table))
 
 
 if __name__ == "__main__":

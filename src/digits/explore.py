@@ -1,21 +1,21 @@
 """Looks at the data before training:  python -m digits.explore data=image_folder data.root=/path/to/folder"""
 
-import csv
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from omegaconf import DictConfig
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
-from digits.atomic import atomic_write
+from digits.atomic import write_csv
 from digits.command import command
 from digits.errors import UserError
-from digits.validation import FilePath, Settings, read_settings
+from digits.validation import FilePath, Seed, Settings, read_settings
 
 if TYPE_CHECKING:
     from digits.data import DigitsDataModule
@@ -34,10 +34,10 @@ class ExploreSettings(Settings):
 
     data: dict[str, Any]
     near: Annotated[float, Field(gt=0, le=1)]
-    outliers: Annotated[int, Field(ge=0)]
+    outliers: NonNegativeInt
     map: Literal["pca", "umap"]
     map_images: Annotated[int, Field(ge=2)]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     figures: bool
     log_dir: FilePath
 
@@ -61,7 +61,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
     found, places = suspects(everything.images, everything.target, settings.near, settings.outliers)
     rows = [{"file": str(path), "reason": BROKEN, "value": said} for path, said in broken.items()]
     rows += [everything.row(one) for one in found]
-    _write(run.folder / "suspicious.csv", rows)
+    write_csv(run.folder / "suspicious.csv", rows, COLUMNS)
     counts = report.class_counts(data.splits, data.num_classes)
     leaks = {reason: _leaks(everything, found, reason) for reason in ("duplicate", "near-duplicate")}
     counted = Counter((row["reason"], row.get("split", "")) for row in rows)
@@ -111,23 +111,14 @@ def _loaded(cfg: DictConfig) -> "tuple[DigitsDataModule, dict[Path, str]]":
 
 @dataclass(frozen=True)
 class Everything:
-    """The images of all splits, one after the other.
+    """The images of all splits, one after the other."""
 
-    Args:
-        images: (N, C, H, W), uint8.
-        target: (N,), classes.
-        index: (N,), where each image stands in its data set's own order.
-        files: (N,), names of their files, empty where there are none.
-        sizes: images of each split, by its name, in their order.
-        class_names: by the class's number.
-    """
-
-    images: np.ndarray
-    target: np.ndarray
-    index: np.ndarray
-    files: np.ndarray
-    sizes: dict[str, int]
-    class_names: tuple[str, ...]
+    images: np.ndarray  # (N, C, H, W), uint8
+    target: np.ndarray  # (N,), classes
+    index: np.ndarray  # (N,), where each image stands in its data set's own order
+    files: np.ndarray  # (N,), names of their files, empty where there are none
+    sizes: dict[str, int]  # images of each split, by its name, in their order
+    class_names: tuple[str, ...]  # by the class's number
 
     @classmethod
     def of(cls, data: "DigitsDataModule") -> "Everything":
@@ -176,13 +167,6 @@ class Everything:
         return means
 
 
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def _leaks(everything: Everything, found: "Sequence[Suspect]", reason: str) -> "list[Suspect]":
     """Duplicates, exact or near, of which one is a test image and the other was there to train or choose on."""
     split = everything.split
@@ -193,14 +177,16 @@ def _leaks(everything: Everything, found: "Sequence[Suspect]", reason: str) -> "
 def _warnings(
     everything: Everything, found: "Sequence[Suspect]", leaks: "dict[str, list[Suspect]]", broken: dict[Path, str]
 ) -> Iterator[str]:
-    for reason, how in (("duplicate", ""), ("near-duplicate", "nearly ")):
-        if pairs := leaks[reason]:
-            names = [f"{everything.named(one.position)} = {everything.named(one.twin or 0)}" for one in pairs]
-            yield f"test images that are {how}training or validation images too: {len(pairs)} ({_some(names)})"
-    pairs = [one for one in found if one.twin is not None and one.reason == "duplicate"]
-    if torn := [one for one in pairs if everything.target[one.position] != everything.target[one.twin]]:
-        names = [f"{everything.named(one.position)} = {everything.named(one.twin or 0)}" for one in torn]
-        yield f"equal images with different labels: {len(torn)} ({_some(names)})"
+    target, pairs = everything.target, [one for one in found if one.twin is not None and one.reason == "duplicate"]
+    torn = [one for one in pairs if target[one.position] != target[one.twin]]
+    for what, some in (
+        ("test images that are training or validation images too", leaks["duplicate"]),
+        ("test images that are nearly training or validation images too", leaks["near-duplicate"]),
+        ("equal images with different labels", torn),
+    ):
+        if some:
+            names = [f"{everything.named(one.position)} = {everything.named(one.twin or 0)}" for one in some]
+            yield f"{what}: {len(some)} ({_some(names)})"
     if broken:
         yield f"files that cannot be read: {len(broken)} ({_some([*broken.values()])})"
 
@@ -234,14 +220,10 @@ def _sheet(everything: Everything, found: "Sequence[Suspect]", title: str) -> An
     """The first images of each reason, as many of each as there is room for."""
     from digits import figures
     from digits.figures import short
+    from digits.suspects import REASONS
 
-    ranks: Counter[str] = Counter()
-    order = []
-    for one in found:
-        order.append((ranks[one.reason], one))
-        ranks[one.reason] += 1
-    shown = [one for _, one in sorted(order, key=lambda pair: pair[0])[:SHOWN]]
-    shown.sort(key=lambda one: found.index(one))
+    by_reason = [[one for one in found if one.reason == reason] for reason in REASONS]
+    shown = sorted([one for rank in zip_longest(*by_reason) for one in rank if one][:SHOWN], key=found.index)
     captions = []
     for one in shown:
         place = everything.place(one.position)

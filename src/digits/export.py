@@ -21,7 +21,7 @@ from digits.model_facts import ModelFacts
 from digits.onnx_model import BATCH, calibration_images, quantized, to_onnx, with_example
 from digits.pictures.reader import Answers, ImageClassifier, load_classifier, onnx_classifier, torch_classifier
 from digits.runs.run import newest_checkpoint
-from digits.validation import FilePath, Settings, Trust, read_settings
+from digits.validation import DataPlace, FilePath, Trust, read_settings
 from digits.views import TtaSettings
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ FACTS_FILE = "facts.json"  # in a .pt2
 KNOWN_TOLERANCE = 1e-3  # of the probability of being known
 
 log = logging.getLogger(__name__)
-
-
-class DataPlace(Settings):
-    root: FilePath | None
 
 
 class ExportSettings(TtaSettings):

@@ -6,6 +6,7 @@ differ in dash and marker too.
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import seaborn as sns
@@ -25,8 +26,7 @@ MOST_COUNTS = 60  # as many have room for a number in each cell of a confusion m
 
 def sample_images(images: np.ndarray, labels: Sequence[str], dataset: str) -> Figure:
     """Shows images (N, C, H, W), grey or RGB in [0, 255], in a row, each under its label."""
-    figure = Figure(figsize=(1.7 * len(images), 2.4), layout="constrained")
-    figure.suptitle(f"Training images of {dataset}, with their labels", parse_math=False)
+    figure = _figure(f"Training images of {dataset}, with their labels", 1.7 * len(images), 2.4)
     for axes, image, label in zip(_grid(figure, 1, len(images)), images, labels, strict=True):
         _show(axes, image, short(label, 16), fontsize=10 if _rotation(labels) else 12)
     return figure
@@ -37,8 +37,7 @@ def class_distribution(counts: Mapping[str, np.ndarray], class_names: Sequence[s
     many = len(class_names) > FEW_CLASSES
     rows, columns = (len(counts), 1) if many else (1, len(counts))
     width = 0.19 * len(class_names) + 1.5 if many else 4.6
-    figure = Figure(figsize=(width * columns, (3.6 + _extra(class_names)) * rows), layout="constrained")
-    figure.suptitle(f"Images of each class in {dataset}", parse_math=False)
+    figure = _figure(f"Images of each class in {dataset}", width * columns, (3.6 + _extra(class_names)) * rows)
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, (split, count), colour in zip(panels.flat, counts.items(), COLOURS, strict=False):
         bars = axes.bar(range(len(count)), count, color=colour)
@@ -56,15 +55,11 @@ def class_distribution(counts: Mapping[str, np.ndarray], class_names: Sequence[s
 
 
 def training_curves(history: Sequence[Mapping[str, float]], best: tuple[str, int] | None, dataset: str) -> Figure:
-    """Draws loss and accuracy by epoch.
+    """Draws loss and accuracy by epoch, and marks `best`: a metric and the epoch, from 1, that is best by it.
 
-    Args:
-        history: a mapping for each epoch: `epoch` from 1, and what there is of `{train,val}/{loss,acc}`.
-        best: a metric and the epoch, from 1, that is best by it; marked if given.
-        dataset: for the title.
+    `history` has a mapping for each epoch: `epoch` from 1, and what there is of `{train,val}/{loss,acc}`.
     """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    figure.suptitle(f"Training on {dataset}", parse_math=False)
+    figure = _figure(f"Training on {dataset}", 11, 4.2)
     for axes, quantity, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"), strict=True):
         lines = (("train", "training (during the epoch)", "-", "o"), ("val", "validation (at its end)", "--", "s"))
         for (stage, name, dash, marker), colour in zip(lines, COLOURS, strict=False):
@@ -85,16 +80,8 @@ def training_curves(history: Sequence[Mapping[str, float]], best: tuple[str, int
 
 
 def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, dataset: str) -> Figure:
-    """Draws the training loss while the learning rate rises, and marks the rate that was chosen.
-
-    Args:
-        rates: that were tried, rising, in steps of equal ratio.
-        losses: the running mean of the training loss at each.
-        chosen: one of the rates, or nearly.
-        dataset: for the title.
-    """
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    figure.suptitle(f"The search for a learning rate on {dataset}", parse_math=False)
+    """Draws the running mean of the training loss while the learning rate rises, and marks the rate that was chosen."""
+    figure = _figure(f"The search for a learning rate on {dataset}", 7, 4.2)
     axes = figure.subplots()
     axes.plot(rates, losses, color=COLOURS[0])
     loss = np.interp(np.log(chosen), np.log(rates), losses)
@@ -165,8 +152,7 @@ def contact_sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Fi
     columns = 5
     rows = max(1, -(-len(images) // columns))
     lines = max((caption.count("\n") + 1 for caption in captions), default=2)
-    figure = Figure(figsize=(1.9 * columns, (1.85 + 0.15 * lines) * rows + 0.5), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure = _figure(title, 1.9 * columns, (1.85 + 0.15 * lines) * rows + 0.5)
     for axes, image, caption in zip(_grid(figure, rows, columns), images, captions, strict=False):
         _show(axes, image, caption, fontsize=9)
     return figure
@@ -176,25 +162,18 @@ def mean_images(means: np.ndarray, class_names: Sequence[str], dataset: str) -> 
     """Shows the mean image of each class, (num_classes, C, H, W) in [0, 255], under its class."""
     columns = min(10, len(means))
     rows = -(-len(means) // columns)
-    figure = Figure(figsize=(1.25 * columns + 0.2, 1.5 * rows + 0.5), layout="constrained")
-    figure.suptitle(f"Mean training image of each class of {dataset}", parse_math=False)
+    figure = _figure(f"Mean training image of each class of {dataset}", 1.25 * columns + 0.2, 1.5 * rows + 0.5)
     for axes, mean, name in zip(_grid(figure, rows, columns), means / 255, class_names, strict=False):
         _show(axes, 255 * mean if len(mean) == 1 else mean, short(name, 12), fontsize=9)
     return figure
 
 
 def image_map(places: np.ndarray, target: np.ndarray, class_names: Sequence[str], title: str, axis: str) -> Figure:
-    """Draws images as points (N, 2) of their class's colour, with the class's name at the median of its points.
+    """Draws images as points (N, 2) of the colour of their class (N,), with its name at the median of its points.
 
-    Args:
-        places: one for each image.
-        target: (N,), classes.
-        class_names: by the class's number.
-        title: of the figure.
-        axis: what the axes are, such as "component".
+    `axis` says what the axes are, such as "component".
     """
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure = _figure(title, 8, 7)
     axes = figure.subplots()
     present = np.unique(target)
     for colour, label in zip(sns.color_palette("husl", len(present)), present, strict=True):
@@ -216,10 +195,8 @@ def reliability(
     Args:
         bins: for each bin with images: how many, the mean of the stated probabilities, how many are right.
         errors: the calibration error.
-        title: of the figure.
     """
-    figure = Figure(figsize=(4.8 * len(bins) + 0.4, 5.6), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure = _figure(title, 4.8 * len(bins) + 0.4, 5.6)
     panels = figure.subplots(2, len(bins), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
     for (name, rows), (shares, counts), colour in zip(bins.items(), panels.T, COLOURS, strict=False):
         images, stated, right = (np.array(column) for column in zip(*rows, strict=True))
@@ -248,6 +225,13 @@ def reliability(
             sns.despine(ax=axes)
     panels[0, 0].set_ylabel("share of right answers")
     panels[1, 0].set_ylabel("images (log)")
+    return figure
+
+
+def _figure(title: str, width: float, height: float, **look: Any) -> Figure:
+    """An empty figure, in inches, with its title as it stands: a dollar is no formula."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, parse_math=False, **look)
     return figure
 
 
@@ -288,15 +272,13 @@ def sweep(accuracies: Mapping[str, Mapping[str, Sequence[float]]], title: str) -
     Args:
         accuracies: by a configuration's label, accuracies in [0, 1], one per run, under `validation` and `test`;
             either may be empty.
-        title: of the figure.
     """
     rows = len(accuracies)
     everything = [value for splits in accuracies.values() for values in splits.values() for value in values]
     low, high = min(everything), max(everything)
     labels = [fill(label, 44, break_on_hyphens=False).replace("$", r"\$") for label in accuracies]
     lines = max(2, *(label.count("\n") + 1 for label in labels))
-    figure = Figure(figsize=(10, rows * (0.16 * lines + 0.12) + 1.8), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure = _figure(title, 10, rows * (0.16 * lines + 0.12) + 1.8)
     axes = figure.subplots()
     for row in range(0, rows, 2):
         axes.axhspan(row - 0.5, row + 0.5, color="0.96", zorder=0)
@@ -348,14 +330,9 @@ def explanation(
 ) -> Figure:
     """Shows an image (C, H, W) in [0, 255], and for each class named a map (H, W) of what speaks for it and against it.
 
-    Args:
-        image: what the network saw.
-        probabilities: of the classes, in [0, 1], by name.
-        maps: one for each class: above 0 speaks for it, below 0 against it.
-        title: of the figure.
+    The maps' values above 0 speak for the class, those below 0 against it.
     """
-    figure = Figure(figsize=(2.9 * (1 + len(maps)) + 0.6, 3.4), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure = _figure(title, 2.9 * (1 + len(maps)) + 0.6, 3.4)
     seen, *cells = _grid(figure, 1, 1 + len(maps))
     _show(seen, image, "what the network saw", fontsize=10)
     grey = image.mean(axis=0)
@@ -370,16 +347,10 @@ def explanation(
 
 
 def examples(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], title: str) -> Figure:
-    """Shows images (C, H, W), grey or RGB in [0, 255], in rows: each row under its name, each image under its label.
-
-    Args:
-        rows: a name, which may be empty, and the images by their labels.
-        title: of the figure.
-    """
+    """Shows images (C, H, W), grey or RGB in [0, 255], in rows: each row under its name, each image under its label."""
     columns = max(len(images) for _, images in rows)
     height = max(image.shape[1] / image.shape[2] for _, images in rows for image in images.values())
-    figure = Figure(figsize=(1.25 * columns, (1.15 * height + 0.35) * len(rows) + 0.5), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure = _figure(title, 1.25 * columns, (1.15 * height + 0.35) * len(rows) + 0.5)
     cells = _grid(figure, len(rows), columns)
     for row, (name, images) in enumerate(rows):
         for axes, (label, image) in zip(cells[row * columns :], images.items(), strict=False):
@@ -391,15 +362,11 @@ def examples(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], title: str) -
 
 
 def strengths(panels: Mapping[str, Sequence[tuple[float, np.ndarray]]], names: Sequence[str], title: str) -> Figure:
-    """Draws accuracies over the strength of a change, a panel for each, a line for each network.
+    """Draws accuracies over the strength of a change, a panel for each, a line for each network by its name.
 
-    Args:
-        panels: by the label of the axis, strengths that rise, each with the accuracies (networks,).
-        names: of the networks.
-        title: of the figure.
+    `panels` has by the label of the axis strengths that rise, each with the accuracies (networks,).
     """
-    figure = Figure(figsize=(3.4 * len(panels), 3.6), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure = _figure(title, 3.4 * len(panels), 3.6)
     cells = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (label, points) in zip(cells, panels.items(), strict=True):
         strength, accuracies = zip(*points, strict=True)
@@ -424,7 +391,6 @@ def filters(weights: np.ndarray, title: str, colours: bool = False) -> Figure:
 
     Args:
         weights: (filters, channels, height, width).
-        title: of the figure.
         colours: whether three channels are red, green and blue.
     """
     limit = max(float(np.abs(weights).max()), 1e-12)
@@ -443,8 +409,8 @@ def filters(weights: np.ndarray, title: str, colours: bool = False) -> Figure:
     if not single:
         first = f" (the first {shown.shape[1]})" if shown.shape[1] < channels else ""
         what += f"; a row is a filter, a column one of its {channels} input channels{first}"
-    figure = Figure(figsize=(max(6, 0.75 * columns + 1.2), 0.75 * rows + 1.1), layout="constrained")
-    figure.suptitle(f"{title}\n{fill(what, max(50, 9 * columns))}", parse_math=False, fontsize=11)
+    head = f"{title}\n{fill(what, max(50, 9 * columns))}"
+    figure = _figure(head, max(6, 0.75 * columns + 1.2), 0.75 * rows + 1.1, fontsize=11)
     cells = _grid(figure, rows, columns)
     for axes, picture in zip(cells, pictures, strict=False):
         if colours:
@@ -462,9 +428,8 @@ def feature_maps(image: np.ndarray, maps: np.ndarray, title: str) -> Figure:
     columns = min(8, len(shown))
     rows = -(-len(shown) // columns)
     cut = f", the first {len(shown)} shown" if len(shown) < len(maps) else ""
-    figure = Figure(figsize=(1.05 * columns + 3.6, max(3.0, 1.05 * rows + 0.9)), layout="constrained")
-    what = f"{len(maps)} maps of {maps.shape[1]}×{maps.shape[2]}{cut}"
-    figure.suptitle(f"{fill(title, 12 * columns + 30)}\n{what}", parse_math=False, fontsize=11)
+    head = f"{fill(title, 12 * columns + 30)}\n{len(maps)} maps of {maps.shape[1]}×{maps.shape[2]}{cut}"
+    figure = _figure(head, 1.05 * columns + 3.6, max(3.0, 1.05 * rows + 0.9), fontsize=11)
     halves = figure.add_gridspec(1, 2, width_ratios=(2.4, 1.05 * columns + 1.2))
     left, right = (figure.add_subfigure(halves[i]) for i in range(2))
     [seen] = _grid(left, 1, 1)

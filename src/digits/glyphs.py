@@ -93,19 +93,16 @@ def cropped(ink: np.ndarray) -> np.ndarray:
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def lines(strokes: Iterable[np.ndarray], width: float, size: int = SIZE) -> np.ndarray:
-    """Strokes of a pen: uint8 (h, w), with a margin of half its width.
+def lines(strokes: Iterable[np.ndarray], width: float) -> np.ndarray:
+    """Strokes of a pen so many pixels wide: uint8 (h, w), with a margin of half its width.
 
-    Args:
-        strokes: each the points (N, 2) of a line, x and y; together they are scaled to `size`.
-        width: of the pen, in pixels.
-        size: of the longer side, in pixels.
+    Each has the points (N, 2) of a line, x and y; together they are scaled to a longer side of `SIZE`.
     """
     parts = [np.asarray(stroke, np.float32).reshape(-1, 2) for stroke in strokes]
     points = np.concatenate(parts)
     low, extent = points.min(axis=0), max(1e-6, float(np.ptp(points, axis=0).max()))
     margin = int(width) + 2
-    scale = size / extent
+    scale = SIZE / extent
     width_height = ((points.max(axis=0) - low) * scale).astype(int) + 2 * margin + 1
     ink = np.zeros(width_height[::-1], np.uint8)
     for part in parts:
@@ -133,10 +130,7 @@ def under_a_pen(points: np.ndarray, width: float) -> np.ndarray:
 def distorted(ink: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
     """Turned, sheared, stretched and bent, as no two writers write alike: uint8 (h, w).
 
-    Args:
-        ink: uint8 of shape (h, w).
-        rng: random numbers.
-        strength: 1: as in handwriting; 0.3: as pictures of print.
+    A strength of 1 is that of handwriting, of 0.3 that of pictures of print.
     """
     margin = 4 + max(ink.shape) // 4
     ink = np.pad(ink, margin)
@@ -235,7 +229,6 @@ def character_images(
         draw: draws a character: `typed`, `in_a_font` or `by_a_pen`.
         form: that they are brought into.
         examples: images in that form, uint8 of shape (N, C, H, W).
-        rng: random numbers.
 
     Returns:
         images, uint8 of shape (count, C, H, W), and their classes (count,).
@@ -253,13 +246,7 @@ def can_be_typed(class_names: Sequence[str]) -> bool:
 def in_form(ink: np.ndarray, form: Form, example: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Ink as a data set has its images: uint8 of shape (C, H, W).
 
-    Without a normal form it is put somewhere, in some size and colour, on the ground of an example.
-
-    Args:
-        ink: uint8 of shape (h, w).
-        form: of the data set's images.
-        example: one of these.
-        rng: random numbers.
+    Without a normal form it is put somewhere, in some size and colour, on the ground of an example (C, H, W).
     """
     if form.fit:
         image = fitted(ink, form)

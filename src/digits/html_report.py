@@ -10,7 +10,7 @@ import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from digits.analysis import by_class, confident_mistakes, interval
 from digits.calibration import FIGURES, bins_of
+from digits.console import TEMPLATES, rendered
 from digits.metrics import logged, recorded
 from digits.pictures.encode import as_picture, data_url
 from digits.runs.model_card import warnings
 from digits.runs.run import Run
 
-TEMPLATES = Path(__file__).parent / "templates"
 MOST_CLASSES = 100  # whose confusion matrix a page has room for
 MOST_MISTAKES = 120  # in the list
 MOST_IN_CELL, MOST_RIGHT_IN_CELL = 24, 8  # images
@@ -39,23 +39,14 @@ SQUARE: Box = (46, 12, 306, 272)
 
 @dataclass(frozen=True)
 class Answered:
-    """A test's answers.
+    """A test's answers."""
 
-    Args:
-        images: (N, C, H, W) in [0, 255], the test images in their order.
-        target: (N,) class indices.
-        stated: by name, probabilities (N, num_classes); the last ones are those that count.
-        class_names: by the class's number.
-        title: of the data set, for one run.
-        network: what was tested, in a word.
-    """
-
-    images: Tensor
-    target: np.ndarray
-    stated: Mapping[str, np.ndarray]
+    images: Tensor  # (N, C, H, W) in [0, 255], the test images in their order
+    target: np.ndarray  # (N,) class indices
+    stated: Mapping[str, np.ndarray]  # by name, probabilities (N, num_classes); the last ones are those that count
     class_names: Sequence[str]
-    title: str
-    network: str
+    title: str  # of the data set, for one run
+    network: str  # what was tested, in a word
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -76,12 +67,7 @@ def html_report(run: Run, tested: Answered) -> str:
 
 
 def gather(run: Run, tested: Answered) -> dict[str, Any]:
-    """All that the page shows, as plain values by the names that the template knows.
-
-    Args:
-        run: its record has the test's figures.
-        tested: at least one image.
-    """
+    """All that the page shows, as plain values by the names that the template knows."""
     facts = run.facts
     confusion = np.array(facts["confusion_matrix"])
     total, right = int(confusion.sum()), int(confusion.trace())
@@ -114,17 +100,13 @@ def gather(run: Run, tested: Answered) -> dict[str, Any]:
 
 def render(page: Mapping[str, Any]) -> str:
     """Fills the template."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: not every run draws
-    from markupsafe import Markup
+    from markupsafe import Markup  # here: not every run draws
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "fixed": lambda value: f"{value:.4f}"}
     style, script = (Markup((TEMPLATES / f"report.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
     # By its hash: should a name ever get past the escaping, no script in it would run.
     only = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html").render(page, style=style, script=script, script_hash=only)
+    filters = {"percent": _percent, "fixed": "{:.4f}".format}
+    return rendered("report.html", filters, **page, style=style, script=script, script_hash=only)
 
 
 def epochs(path: Path) -> list[dict[str, float]]:
@@ -266,13 +248,8 @@ def _curves(history: Sequence[Mapping[str, float]], quantity: str) -> dict[str, 
     low, high = ticks[0], ticks[-1] if quantity == "loss" else min(ticks[-1], 1)
     text = _percent if quantity == "acc" else lambda value: f"{value:.4g}"
     whole = [tick for tick in MaxNLocator(8, integer=True).tick_values(first, last) if first <= tick <= last]
-
-    def x(epoch: float) -> float:
-        return _placed(epoch, first, last, left + 8, right - 8)
-
-    def y(value: float) -> float:
-        return _placed(value, low, high, bottom, top)
-
+    x = partial(_placed, low=first, high=last, start=left + 8, end=right - 8)
+    y = partial(_placed, low=low, high=high, start=bottom, end=top)
     return {
         "label": "accuracy" if quantity == "acc" else "loss",
         "x_ticks": [(x(tick), f"{tick:g}") for tick in whole],
@@ -290,22 +267,14 @@ def _curves(history: Sequence[Mapping[str, float]], quantity: str) -> dict[str, 
 def _reliability(name: str, probabilities: np.ndarray, target: np.ndarray) -> dict[str, Any]:
     """How often answers are right that were given with about the same probability, with Wilson's 95 % intervals."""
     left, top, right, bottom = SQUARE
-    bins = list(bins_of(probabilities, target))
     points = []
-    for images, stated, correct in bins:
+    for images, stated, correct in bins_of(probabilities, target):
         low, high = interval(correct, images)
+        heights = {"y": correct / images, "low": low, "high": high}
         points.append(
-            {
-                "x": _placed(stated, 0, 1, left, right),
-                **{
-                    key: _placed(value, 0, 1, bottom, top)
-                    for key, value in (("y", correct / images), ("low", low), ("high", high))
-                },
-                "radius": round(2 + 5 * math.sqrt(images / len(target)), 1),
-                "images": images,
-                "stated": stated,
-                "share": correct / images,
-            }
+            {key: _placed(value, 0, 1, bottom, top) for key, value in heights.items()}
+            | {"x": _placed(stated, 0, 1, left, right), "radius": round(2 + 5 * math.sqrt(images / len(target)), 1)}
+            | {"images": images, "stated": stated, "share": correct / images}
         )
     return {"name": name, "points": points}
 

@@ -1,6 +1,5 @@
 """Ranks the labels that are likely to be wrong:  python -m digits.label_errors crossval=logs/crossval/..."""
 
-import csv
 import logging
 import warnings
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from omegaconf import DictConfig
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from digits.atomic import atomic_write
+from digits.atomic import write_csv
 from digits.command import command
 from digits.errors import UserError
 from digits.validation import FilePath, Name, Settings, Trust, read_settings
@@ -40,7 +39,7 @@ class LabelErrorSettings(Settings):
     crossval: FilePath | None
     ckpt_path: FilePath | None
     data: Where
-    rows: Annotated[int, Field(ge=1)]
+    rows: PositiveInt
     images: Annotated[int, Field(ge=1, le=500)]
     trust: Trust
     log_dir: FilePath
@@ -61,34 +60,21 @@ class LabelErrorSettings(Settings):
 
 @dataclass(frozen=True)
 class Judged:
-    """Images with what networks that have not seen them say.
-
-    Args:
-        split: `train` or `test`.
-        images: N of them.
-        probabilities: (N, num_classes), calibrated where the networks are.
-        data: they are of.
-    """
+    """Images with what networks that have not seen them say."""
 
     split: str
     images: "TensorImages"
-    probabilities: np.ndarray
+    probabilities: np.ndarray  # (N, num_classes), calibrated where the networks are
     data: "DigitsDataModule"
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Labels by how likely they are to be wrong, the likeliest first; all of shape (N,).
+    """Labels by how likely they are to be wrong, the likeliest first; all of shape (N,)."""
 
-    Args:
-        order: positions of the images.
-        suggested: by position, the most probable class but the given one.
-        wrong: by position, whether cleanlab calls the label wrong.
-    """
-
-    order: np.ndarray
-    suggested: np.ndarray
-    wrong: np.ndarray
+    order: np.ndarray  # positions of the images
+    suggested: np.ndarray  # by position, the most probable class but the given one
+    wrong: np.ndarray  # by position, whether cleanlab calls the label wrong
 
 
 @command("label_errors")
@@ -106,10 +92,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
     run.save_config(cfg)
     count = max(settings.rows, int(ranking.wrong.sum()))
     rows = [_row(judged, ranking, i) for i in ranking.order[:count].tolist()]
-    with atomic_write(run.folder / "label_errors.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(run.folder / "label_errors.csv", rows)
     shown = ranking.order[: settings.images]
     title = f"Labels of {data.name} ({judged.split}) most likely to be wrong, of {len(target):,}"
     captions = [_caption(_row(judged, ranking, i)) for i in shown.tolist()]
@@ -129,11 +112,8 @@ def main(cfg: DictConfig, run: "Run") -> None:
 def rank(target: np.ndarray, probabilities: np.ndarray) -> Ranking:
     """Ranks labels by cleanlab's label quality score, the probability of the given class.
 
-    Those called wrong are cleanlab's by confident learning (Northcutt et al., https://arxiv.org/abs/1911.00068).
-
-    Args:
-        target: (N,), classes as given.
-        probabilities: (N, num_classes), of networks that have not seen the images.
+    Those called wrong are cleanlab's by confident learning (Northcutt et al., https://arxiv.org/abs/1911.00068). The
+    probabilities (N, num_classes) are of networks that have not seen the images.
     """
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
@@ -186,21 +166,18 @@ def _training_images(data: "DigitsDataModule", target: np.ndarray) -> "TensorIma
     Raises:
         UserError: if they are not those with these targets (N,).
     """
-    import torch
-
     from digits.data.images import TensorImages
 
     splits = data.splits
     parts = [splits.train, splits.test]
     if len(splits.train) + len(splits.test) < len(target):  # validation is cut from them too
         parts.append(splits.val)
-    index = torch.cat([part.index for part in parts])
-    order = index.argsort(stable=True)[(index < 0).sum() :]  # not those that were typed
-    files = None if data.splits.train.files is None else np.concatenate([part.files for part in parts])[order]
-    images, classes = (torch.cat([getattr(part, name) for part in parts])[order] for name in ("images", "target"))
-    if not np.array_equal(classes.numpy(), target):
+    images = TensorImages.joined(parts)
+    order = images.index.argsort(stable=True)[(images.index < 0).sum() :]  # not those that were typed
+    images = images.subset(order.numpy())
+    if not np.array_equal(images.target.numpy(), target):
         raise UserError(f"data.root={data.root}: its training images are not those of the cross-validation any more")
-    return TensorImages(images, classes, files=files)
+    return images
 
 
 def _row(judged: Judged, ranking: Ranking, i: int) -> dict[str, Any]:

@@ -22,25 +22,15 @@ OBJECTIVE = "val/acc"  # of sweeps and searches: the higher, the better
 
 @dataclass(frozen=True)
 class MetricEntry:
-    """One line of the list.
+    """One line of the list."""
 
-    Args:
-        name: as in `val/acc`.
-        label: for tables.
-        direction: whether the higher value is the better one (`max`) or the lower one (`min`).
-        stages: that it is measured in.
-        percent: whether it is a share, to be shown in percent.
-        prominent: whether it is in the epochs' line and in the tables of runs.
-        metric: the `_target_` and the arguments of its class, as plain types; empty: the loss, which has none.
-    """
-
-    name: str
-    label: str
-    direction: Literal["min", "max"]
-    stages: tuple[str, ...] = EVALUATION
-    percent: bool = False
-    prominent: bool = True
-    metric: dict[str, Any] = field(default_factory=dict)
+    name: str  # as in `val/acc`
+    label: str  # for tables
+    direction: Literal["min", "max"]  # whether the higher value is the better one (`max`) or the lower one (`min`)
+    stages: tuple[str, ...] = EVALUATION  # that it is measured in
+    percent: bool = False  # whether it is a share, to be shown in percent
+    prominent: bool = True  # whether it is in the epochs' line and in the tables of runs
+    metric: dict[str, Any] = field(default_factory=dict)  # `_target_` and arguments of its class; the loss has none
 
     @classmethod
     def of(cls, name: str, settings: Any) -> Self:

@@ -23,12 +23,7 @@ SAMPLE = "load_digits"
 
 
 def other_images(name: str, facts: "ModelFacts", root: Path) -> "TensorImages":
-    """The images of another data set, none of which the checkpoint was trained on, in the form of its own.
-
-    Args:
-        name: one of `OTHERS`.
-        facts: about the checkpoint's network.
-        root: folder that holds the data sets' files.
+    """The images of one of `OTHERS`, none of which the checkpoint was trained on, in the form of its own.
 
     Raises:
         UserError: if they were in training, their classes are others, or their files cannot be had.

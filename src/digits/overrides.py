@@ -6,19 +6,19 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from pydantic import BeforeValidator, Field
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pydantic import Field
 
 from digits.errors import UserError
 from digits.targets import parameters_of, target_of
-from digits.validation import FilePath, Name, Settings, problem_of
+from digits.validation import FilePath, Name, Names, Seed, Settings, as_typed, problem_of
 
 PACKAGE = Path(__file__).parent
 # A number in the config that may be overridden with something else: devices=auto, devices=[1] for the second GPU,
@@ -69,8 +69,6 @@ FLAGS_WITH_VALUES = (
     "--package",
     "-p",
 )
-INTEGER, NUMBER, LIST, SWITCH = "a whole number", "a number", "a list", "true or false"
-MAPPING = "a group of keys"
 # In an override's value: what is quoted already, or an item with letters that Hydra's grammar does not know.
 QUOTED_OR_FOREIGN = re.compile(
     r"""(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?P<item>[^,\[\]{}'"]*[^\x00-\x7F][^,\[\]{}'"]*)"""
@@ -198,10 +196,6 @@ def adopt_targets(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Where a `_target_` was overridden, removes the chosen file's settings that the other class does not take.
 
     `optimizer._target_=torch.optim.NAdam` is not to fail for want of a parameter `fused`. What was typed stays.
-
-    Args:
-        cfg: changed in place.
-        overrides: of the job.
     """
     typed = [override.partition("=")[0].lstrip("+") for override in overrides]
     for group in READ_BY_BUILD.keys() & {key.removesuffix("._target_") for key in typed if key.endswith("._target_")}:
@@ -229,15 +223,12 @@ def check_job(cfg: DictConfig) -> None:
         raise UserError(problem)
 
 
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
 class _Untold(Settings, extra="ignore"):
     """Keys whose default does not tell what else they may hold."""
 
+    seed: Seed = 0
     pretrained: FilePath | None = None
-    teacher: Annotated[list[Name], BeforeValidator(_as_list)] = Field([])
+    teacher: Names = Field([])
     freeze: list[Name] = Field([])
     tags: list[Name] = Field([])
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
@@ -267,40 +258,24 @@ def _job_problem(cfg: DictConfig) -> str | None:
             return f"{key}: is read only beside {beside}=, which is not given"
     if zeros := [key for key in AT_LEAST_ONE if OmegaConf.select(cfg, key) == 0]:
         return f"{zeros[0]}=0: give 1 or more"
-    if problem := problem_of(_Untold, OmegaConf.to_container(cfg), ""):
-        return problem
-    if "seed" in cfg and not (_kind(cfg.seed) == INTEGER and 0 <= cfg.seed < 2**32):
-        return f"seed={cfg.seed}: a seed lies between 0 and {2**32 - 1}"
-    return None
+    return problem_of(_Untold, OmegaConf.to_container(cfg), "")
 
 
 def _kind_problem(key: str, default: DictConfig, cfg: DictConfig) -> str | None:
-    expected, value = OmegaConf.select(default, key), OmegaConf.select(cfg, key)
-    kind = _kind(expected)
-    optional = value is None and key.startswith("trainer.") and kind != SWITCH  # Lightning's default for some numbers
-    fits = {kind}
-    if kind == NUMBER or key == "trainer.fast_dev_run":  # 1 is a number too; and that switch may be a count
-        fits.add(INTEGER)
-    if kind is None or key in ANY_KIND or optional or _kind(value) in fits:
+    expected, value = (_plain(OmegaConf.select(config, key)) for config in (default, cfg))
+    kind = type(expected)
+    if kind not in (bool, int, float, list, dict) or key in ANY_KIND:
         return None
-    if kind == MAPPING:  # null leaves a callback or a metric out
-        return None if value is None else f"{key}={value}: not {kind}: {', '.join(map(str, expected))}"
-    return f"{key}={'null' if value is None else value}: not {kind} (the default is {key}={str(expected).lower()})"
+    if value is None and (kind is dict or (key.startswith("trainer.") and kind is not bool)):
+        return None  # it leaves a callback or a metric out; of Lightning's numbers it is the default
+    if key == "trainer.fast_dev_run" and not isinstance(value, bool):
+        kind = int  # how many batches
+    problem = problem_of(kind, value, key, strict=True)
+    return problem and f"{problem} (the default is {key}={as_typed(expected)})"
 
 
-def _kind(value: Any) -> str | None:
-    match value:
-        case bool():
-            return SWITCH
-        case int():
-            return INTEGER
-        case float():
-            return NUMBER
-        case ListConfig():
-            return LIST
-        case DictConfig():
-            return MAPPING
-    return None
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -63,7 +63,7 @@ def make_network(
 
     Args:
         settings: as `network_settings` has them.
-        pretrained: a file of weights.
+        pretrained: as of `load_pretrained`.
         freeze: patterns of the names of parameters, or of the modules that have them.
         images: gives normalised ones (B, C, H, W), if it has a `Whitening` to fit.
 
@@ -95,9 +95,7 @@ def _fit(layer: Whitening, network: nn.Module, images: Tensor) -> None:
 def load_pretrained(network: nn.Module, path: Path) -> None:
     """Gives a network the weights of a file that fit by name and shape, and logs the names of those that do not.
 
-    Args:
-        network: its other weights stay as they are.
-        path: a checkpoint of this project's, a run's folder, or a `state_dict` of anybody's.
+    The file is a checkpoint of this project's, a run's folder, or a `state_dict` of anybody's.
 
     Raises:
         UserError: if the file cannot be read, or nothing in it fits.

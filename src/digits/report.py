@@ -7,13 +7,11 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.model_summary import ModelSummary
-from rich import box
-from rich.table import Table
 from torch import Tensor, nn
 
 from digits.analysis import Corrected, Misclassification
 from digits.calibration import FIGURES
-from digits.console import as_text
+from digits.console import as_text, table_of
 from digits.data.images import pixel_statistics
 from digits.data.module import DigitsDataModule
 from digits.data.splits import Splits
@@ -51,9 +49,7 @@ def data_figures(data: DigitsDataModule, images: int, seed: int) -> "Iterator[tu
 def data_statistics(data: DigitsDataModule) -> str:
     """Sizes, mean and standard deviation of the pixels, and count and share of each class in each split."""
     counts = class_counts(data.splits, data.num_classes)
-    table = Table("class", box=box.SIMPLE_HEAD, title=f"Images of each class in {data.title}", title_justify="left")
-    for split in counts:
-        table.add_column(split, justify="right")
+    table = table_of("class", counts, f"Images of each class in {data.title}")
     for i, name in enumerate(data.class_names):
         table.add_row(name, *(f"{count[i]:,} ({count[i] / count.sum():5.1%})" for count in counts.values()))
     table.add_section()
@@ -73,15 +69,9 @@ def data_statistics(data: DigitsDataModule) -> str:
 
 
 def suspicious(counted: Mapping[tuple[str, str], int], splits: Sequence[str]) -> str:
-    """A table of how many images look wrong.
-
-    Args:
-        counted: by reason and split; no split for a file that cannot be read.
-        splits: their names.
-    """
-    table = Table("reason", box=box.SIMPLE_HEAD, title="Suspicious images", title_justify="left")
-    for name in (*splits, "all"):
-        table.add_column({"train": "training", "val": "validation"}.get(name, name), justify="right")
+    """A table of how many images look wrong, counted by reason and split; a file that cannot be read has no split."""
+    names = {"train": "training", "val": "validation"}
+    table = table_of("reason", [*(names.get(split, split) for split in splits), "all"], "Suspicious images")
     for reason in dict.fromkeys(reason for reason, _ in counted):
         numbers = [counted.get((reason, split), 0) for split in (*splits, "")]
         table.add_row(reason, *(f"{number:,}" for number in (*numbers[:-1], sum(numbers))))
@@ -100,12 +90,7 @@ class _Shown(L.LightningModule):
 
 
 def network_summary(network: nn.Module, images: Tensor) -> str:
-    """Layers with their parameters, operations and shapes.
-
-    Args:
-        network: left as it is.
-        images: a batch (B, C, H, W) to send through it.
-    """
+    """Layers with their parameters, operations and shapes, when the network gets images (B, C, H, W)."""
     total = sum(parameter.numel() for parameter in network.parameters())
     return f"{type(network).__name__}, {total:,} parameters\n{ModelSummary(_Shown(network, images), max_depth=-1)}\n"
 
@@ -139,9 +124,7 @@ def evaluation(
         lines.append(f"  ({corrected.acc:.2%} correct {labels})")
     lines.append("")
 
-    table = Table("class", box=box.SIMPLE_HEAD, title="Misclassified, by true class", title_justify="left")
-    for column in ("images", "missed", "rate"):
-        table.add_column(column, justify="right")
+    table = table_of("class", ("images", "missed", "rate"), "Misclassified, by true class")
     for row in analysis.per_class:
         table.add_row(row["class"], f"{row['images']:,}", f"{row['errors']:,}", f"{row['rate']:.2%}")
     lines.append(as_text(table))
@@ -164,9 +147,7 @@ def confidence(
         rejected: share of the test images that the gate takes for none of the classes; None: there is no gate.
     """
     title = f"Stated probabilities, temperature {temperature:.3f}" if temperature else "Stated probabilities"
-    table = Table("", box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for name in figures:
-        table.add_column(name, justify="right")
+    table = table_of("", figures, title)
     for key, label in FIGURES.items():
         form = ".2%" if key == "ece" else ".4f"
         table.add_row(label, *(f"{values[key]:{form}}" for values in figures.values()))
@@ -180,9 +161,7 @@ def ensemble(
 ) -> str:
     """The test's figures of each member, a mapping with its `ckpt_path`, and below them those of all together."""
     figures = logged(entries, ["test"])
-    table = Table("checkpoint", box=box.SIMPLE_HEAD, title="Members and ensemble", title_justify="left")
-    for one in figures.values():
-        table.add_column(one.label, justify="right")
+    table = table_of("checkpoint", (one.label for one in figures.values()), "Members and ensemble")
 
     def add_row(name: str, metrics: Mapping[str, Any]) -> None:
         table.add_row(name, *(one.text(metrics[figure]) for figure, one in figures.items()))

@@ -4,7 +4,6 @@ The fifteen corruptions are MNIST-C style (`digits.corruptions`); the curves ove
 (`digits.strengths`). No image that a checkpoint was trained on is tested.
 """
 
-import csv
 import logging
 import os
 from collections import deque
@@ -12,17 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from omegaconf import DictConfig
-from pydantic import BeforeValidator, Field
+from pydantic import NonNegativeInt, PositiveInt
 
-from digits.atomic import atomic_write
+from digits.atomic import write_csv
 from digits.command import command
 from digits.errors import UserError
-from digits.validation import FilePath, Name, Settings, Trust, read_settings
+from digits.validation import DataPlace, FilePath, Names, Seed, Settings, Trust, read_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,26 +42,14 @@ EXAMPLES = 3  # images of each corruption in its figure
 log = logging.getLogger(__name__)
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str | int | float) else value
-
-
-Names = Annotated[list[Name], BeforeValidator(_as_list)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class DataPlace(Settings):
-    root: FilePath | None
-
-
 class RobustnessSettings(Settings):
     """The keys of configs/robustness.yaml."""
 
     ckpt_path: Names | None
     others: Names
-    images: Annotated[int, Field(ge=1)] | None
-    curve_images: Count | None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    images: PositiveInt | None
+    curve_images: NonNegativeInt | None
+    seed: Seed
     data: DataPlace
     device: Literal["auto", "cpu"]
     figures: bool
@@ -71,27 +59,22 @@ class RobustnessSettings(Settings):
 
 @dataclass(frozen=True)
 class Condition:
-    """What the images are tested under.
+    """What the images are tested under."""
 
-    Args:
-        kind: `CLEAN`, `CORRUPTED`, `CURVE` or `OTHER`.
-        name: of the corruption, the curve or the data set.
-        images: that are tested.
-        change: what is done to a part of them before, from images (N, C, H, W), uint8, and their index (N,) to images.
-        strength: of a curve.
-    """
-
-    kind: str
-    name: str
+    kind: str  # CLEAN, CORRUPTED, CURVE or OTHER
+    name: str  # of the corruption, the curve or the data set
     images: "TensorImages"
+    # What is done to a part of them before, from images (N, C, H, W), uint8, and their index (N,) to images.
     change: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda images, index: images
-    strength: float | None = None
+    strength: float | None = None  # of a curve
 
 
 @command("robustness")
 def main(cfg: DictConfig, run: "Run") -> None:
     """Leaves a table, `robustness.csv`, figures and the record."""
     settings = read_settings(RobustnessSettings, cfg)
+
+    import torch
 
     from digits import build, hardware
     from digits.checkpoints import open_all
@@ -118,7 +101,7 @@ def main(cfg: DictConfig, run: "Run") -> None:
         log.info("%s: %s", letter, path)
     run.update(ckpt_path=paths if len(paths) > 1 else paths[0], seed=checkpoints[0].settings["seed"])
     run.update(dataset=data.dataset, data=data.name, split_sizes=data.split_sizes)
-    run.update(device=hardware.describe_device(_torch_device(device)))
+    run.update(device=hardware.describe_device(torch.device(device)))
 
     dark = dark_ground(tested.images.numpy())
     few, fewer = (drawn(tested, count, settings.seed) for count in (settings.images, settings.curve_images))
@@ -131,12 +114,6 @@ def main(cfg: DictConfig, run: "Run") -> None:
         for name, figure in drawings(conditions, accuracies, data.title):
             run.save_figure(name, figure)
     log.info("saved: %s", run.folder)
-
-
-def _torch_device(kind: str) -> Any:
-    import torch
-
-    return torch.device(kind)
 
 
 def _check_size(title: str, images: "TensorImages") -> None:
@@ -191,8 +168,7 @@ def measured(conditions: Sequence[Condition], answers: "Sequence[Answers]") -> n
 
     The next images are changed while the networks look at the last ones. A bar shows how far it is.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from tqdm import tqdm
 
     right = np.zeros((len(conditions), len(answers)))
     parts = [(row, part) for row, one in enumerate(conditions) for part in _parts(one.images)]
@@ -203,15 +179,13 @@ def measured(conditions: Sequence[Condition], answers: "Sequence[Answers]") -> n
         index = one.images.index[part].numpy()
         return row, one.change(one.images.images[part].numpy(), index), one.images.target[part].numpy()
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:>14}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    shown = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
     workers = min(4, max(1, (os.cpu_count() or 2) - 1))
-    with shown as progress, ThreadPoolExecutor(workers) as pool:
-        task = progress.add_task("", total=sum(len(one.images) for one in conditions))
+    total = sum(len(one.images) for one in conditions)
+    with tqdm(total=total, unit=" images", leave=False, disable=None) as bar, ThreadPoolExecutor(workers) as pool:
         for row, images, target in _ahead(pool, prepare, parts, workers + 1):
             right[row] += [(logits(images).argmax(axis=1) == target).sum() for logits in answers]
-            progress.update(task, advance=len(target), description=conditions[row].name)
+            bar.set_description(conditions[row].name, refresh=False)
+            bar.update(len(target))
     return right / np.array([[len(one.images)] for one in conditions])
 
 
@@ -241,35 +215,32 @@ def mean_corrupted(conditions: Sequence[Condition], accuracies: np.ndarray) -> n
     return accuracies[[one.kind == CORRUPTED for one in conditions]].mean(axis=0)
 
 
+def _with_mean(conditions: Sequence[Condition], accuracies: np.ndarray) -> list[tuple[Condition, np.ndarray]]:
+    """Each condition with its accuracies (networks,), and the mean over the corruptions as if it were one."""
+    mean = Condition(MEAN, "mean of the corruptions", conditions[0].images)
+    return [*zip(conditions, accuracies, strict=True), (mean, mean_corrupted(conditions, accuracies))]
+
+
 def table(conditions: Sequence[Condition], accuracies: np.ndarray, title: str) -> str:
     """The accuracies as text, each also as a share of the clean one; the curves are drawn only."""
-    from rich import box
-    from rich.table import Table
-
-    from digits.console import as_text
+    from digits.console import as_text, table_of
 
     names, clean = letters(accuracies.shape[1]), accuracies[0]
-    count = len(conditions[0].images)
-    made = Table("", "images", box=box.SIMPLE_HEAD)
-    made.columns[1].justify = "right"
-    for name in names:
-        made.add_column("accuracy" if len(names) == 1 else name, justify="right")
-        made.add_column("of clean", justify="right")
-
-    def add(name: str, images: int, row: np.ndarray) -> None:
-        cells = [(f"{value:.2%}", f"{value / of:.1%}" if of else "") for value, of in zip(row, clean, strict=True)]
-        made.add_row(name, f"{images:,}", *(cell for pair in cells for cell in pair))
-
+    heads = (head for name in names for head in ("accuracy" if len(names) == 1 else name, "of clean"))
+    made = table_of("", ["images", *heads])
+    fifteen = sum(one.kind == CORRUPTED for one in conditions)
     for kind in (CLEAN, CORRUPTED, MEAN, OTHER):
-        rows = [(one, row) for one, row in zip(conditions, accuracies, strict=True) if one.kind == kind]
-        for one, row in rows:
-            add(one.name.replace("_", " ") if kind == CORRUPTED else one.name, len(one.images), row)
-        if kind == MEAN:
-            fifteen = sum(one.kind == CORRUPTED for one in conditions)
-            add(f"mean of the {fifteen}", count, mean_corrupted(conditions, accuracies))
+        for one, row in _with_mean(conditions, accuracies):
+            if one.kind == kind:
+                names_of = {MEAN: f"mean of the {fifteen}", CORRUPTED: one.name.replace("_", " ")}
+                made.add_row(names_of.get(kind, one.name), f"{len(one.images):,}", *chain(*map(_shown, row, clean)))
         made.add_section()
-    head = f"{title}: {count:,} test images, corrupted MNIST-C style"
+    head = f"{title}: {len(conditions[0].images):,} test images, corrupted MNIST-C style"
     return f"{head}\n{as_text(made, width=max(100, 40 + 22 * len(names)))}"
+
+
+def _shown(accuracy: float, clean: float) -> tuple[str, str]:
+    return f"{accuracy:.2%}", f"{accuracy / clean:.1%}" if clean else ""
 
 
 def record(run: "Run", conditions: Sequence[Condition], accuracies: np.ndarray, paths: Sequence[str]) -> None:
@@ -289,16 +260,13 @@ def record(run: "Run", conditions: Sequence[Condition], accuracies: np.ndarray, 
     run.update(**{name: value for name, value in members[0].items() if len(members) == 1 and "/" in name})
     if len(members) > 1:
         run.update(members=members)
-    with atomic_write(run.folder / "robustness.csv") as part, part.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["kind", "name", "strength", "images", "ckpt_path", "accuracy", "of_clean"])
-        last = Condition(MEAN, "mean of the corruptions", conditions[0].images)
-        rows = [*zip(conditions, accuracies, strict=True), (last, mean_corrupted(conditions, accuracies))]
-        for one, row in rows:
-            for path, value, clean in zip(paths, row, accuracies[0], strict=True):
-                strength = "" if one.strength is None else f"{one.strength:g}"
-                share = f"{value / clean:.6f}" if clean else ""
-                writer.writerow([one.kind, one.name, strength, len(one.images), path, f"{value:.6f}", share])
+    rows = []
+    for one, row in _with_mean(conditions, accuracies):
+        for path, value, clean in zip(paths, row, accuracies[0], strict=True):
+            line = {"kind": one.kind, "name": one.name, "strength": "" if one.strength is None else f"{one.strength:g}"}
+            line |= {"images": str(len(one.images)), "ckpt_path": path, "accuracy": f"{value:.6f}"}
+            rows.append(line | {"of_clean": f"{value / clean:.6f}" if clean else ""})
+    write_csv(run.folder / "robustness.csv", rows)
 
 
 def drawings(conditions: Sequence[Condition], accuracies: np.ndarray, title: str) -> "Iterator[tuple[str, Figure]]":
@@ -318,13 +286,12 @@ def drawings(conditions: Sequence[Condition], accuracies: np.ndarray, title: str
         by_curve = {name: [(one, row) for one, row in drawn if one.name == name] for name in CURVES}
         rows = [(name, {f"{one.strength:g}": example(one, 1) for one, _ in some}) for name, some in by_curve.items()]
         yield "strengths", figures.examples(rows, f"A test image of {title} at each strength")
-        panels = {f"{name} ({CURVES[name].unit})": _points(some) for name, some in by_curve.items()}
+        panels = {
+            f"{name} ({CURVES[name].unit})": [(one.strength or 0.0, row) for one, row in some]
+            for name, some in by_curve.items()
+        }
         count = f"{len(drawn[0][0].images):,} test images of {title}"
         yield "strength_curves", figures.strengths(panels, letters(accuracies.shape[1]), f"Accuracy on {count}")
-
-
-def _points(some: "Sequence[tuple[Condition, np.ndarray]]") -> list[tuple[float, np.ndarray]]:
-    return [(one.strength or 0.0, row) for one, row in some]
 
 
 if __name__ == "__main__":

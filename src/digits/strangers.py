@@ -4,6 +4,7 @@ Which characters are strangers depends on the classes' names: for digits the let
 the names are no single characters, nobody can tell what a character is, and none is drawn.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -76,14 +77,9 @@ class Strangers:
     def __init__(self, images: np.ndarray, class_names: Sequence[str], form: Form) -> None:
         self.images, self.form = images, form
         single = all(len(name) == 1 for name in class_names)
+        alphabets = {"letters": LETTERS + DIGITS, "signs": SIGNS, "others": OTHERS, "symbols": SYMBOLS}
         self.characters = {
-            name: strange_characters(class_names, alphabet) if single else ""
-            for name, alphabet in (
-                ("letters", LETTERS + DIGITS),
-                ("signs", SIGNS),
-                ("others", OTHERS),
-                ("symbols", SYMBOLS),
-            )
+            name: strange_characters(class_names, alphabet) if single else "" for name, alphabet in alphabets.items()
         }
         self.words = self.characters["letters"] or LETTERS
         # A bar that stands upright is a character too, and a ring is another.
@@ -113,42 +109,30 @@ class Strangers:
         """A training image."""
         return self.images[rng.integers(len(self.images))]
 
-    def known(self, rng: np.random.Generator, scale: int = 2) -> np.ndarray:
-        """The ink of a training image, enlarged: uint8 of shape (h, w)."""
+    def known(self, rng: np.random.Generator) -> np.ndarray:
+        """The ink of a training image, twice as large: uint8 of shape (h, w)."""
         image = self.image(rng)
         grey = image.mean(axis=0).astype(np.uint8) if len(image) > 1 else image[0]
         ink = cropped(np.where(grey > 20, grey, 0).astype(np.uint8))
-        return cv2.resize(ink, [scale * side for side in ink.shape[::-1]], interpolation=cv2.INTER_CUBIC)
+        return cv2.resize(ink, [2 * side for side in ink.shape[::-1]], interpolation=cv2.INTER_CUBIC)
 
 
 # Characters
 
 
-def _character(strangers: Strangers, rng: np.random.Generator, name: str) -> str:
-    characters = strangers.characters[name]
-    return characters[rng.integers(len(characters))]
+def _character(alphabet: str, *ways: Callable[[str, np.random.Generator], np.ndarray]) -> Draw:
+    """Draws a character of an alphabet in one of two ways, as likely, or in the only one."""
+
+    def draw(strangers: Strangers, rng: np.random.Generator) -> np.ndarray:
+        characters = strangers.characters[alphabet]
+        character = characters[rng.integers(len(characters))]
+        return (ways[0] if len(ways) == 1 or rng.random() < 0.5 else ways[1])(character, rng)
+
+    return draw
 
 
-def _printed(strangers: Strangers, rng: np.random.Generator) -> np.ndarray:
-    return in_a_font(_character(strangers, rng, "letters"), rng)
-
-
-def _handwritten(strangers: Strangers, rng: np.random.Generator) -> np.ndarray:
-    return by_a_pen(_character(strangers, rng, "letters"), rng)
-
-
-def _sign(strangers: Strangers, rng: np.random.Generator) -> np.ndarray:
-    character = _character(strangers, rng, "signs")
-    return in_a_font(character, rng) if rng.random() < 0.5 else by_a_pen(character, rng)
-
-
-def _other_alphabet(strangers: Strangers, rng: np.random.Generator) -> np.ndarray:
-    character = _character(strangers, rng, "others")
-    return in_a_font(character, rng) if rng.random() < 0.5 else by_a_pen(character, rng)
-
-
-def _symbol(strangers: Strangers, rng: np.random.Generator) -> np.ndarray:
-    return distorted(glyph(_character(strangers, rng, "symbols"), "DejaVuSans"), rng, 0.7)
+def _symbol(character: str, rng: np.random.Generator) -> np.ndarray:
+    return distorted(glyph(character, "DejaVuSans"), rng, 0.7)
 
 
 def _word(strangers: Strangers, rng: np.random.Generator) -> np.ndarray:
@@ -350,20 +334,17 @@ def _photo(side: int, rng: np.random.Generator) -> np.ndarray:
     return (small - small.min()) * (255 / max(1, small.max() - small.min()))
 
 
-_PHOTOS: list[np.ndarray] = []
-
-
+@functools.cache
 def _photos() -> list[np.ndarray]:
     """scikit-image's pictures, reduced, as far as its package has them: uint8 (H, W, 3)."""
     import skimage
 
-    folder = Path(skimage.__file__).parent / "data"
-    if not _PHOTOS:
-        for path in sorted(path for name in PICTURES for path in folder.glob(f"{name}.*g")):
-            with Image.open(path) as picture:
-                picture.thumbnail((256, 256))
-                _PHOTOS.append(np.asarray(picture.convert("RGB")))
-    return _PHOTOS
+    folder, photos = Path(skimage.__file__).parent / "data", []
+    for path in sorted(path for name in PICTURES for path in folder.glob(f"{name}.*g")):
+        with Image.open(path) as picture:
+            picture.thumbnail((256, 256))
+            photos.append(np.asarray(picture.convert("RGB")))
+    return photos
 
 
 def _surface(strangers: Strangers, rng: np.random.Generator) -> np.ndarray:
@@ -423,11 +404,11 @@ def _shuffled(strangers: Strangers, rng: np.random.Generator) -> np.ndarray:
 
 # How each kind is drawn, and its share.
 KINDS: dict[str, tuple[Draw, int]] = {
-    "printed letters": (_printed, 3),
-    "handwritten letters": (_handwritten, 5),
-    "signs": (_sign, 2),
-    "other alphabets": (_other_alphabet, 2),
-    "symbols": (_symbol, 1),
+    "printed letters": (_character("letters", in_a_font), 3),
+    "handwritten letters": (_character("letters", by_a_pen), 5),
+    "signs": (_character("signs", in_a_font, by_a_pen), 2),
+    "other alphabets": (_character("others", in_a_font, by_a_pen), 2),
+    "symbols": (_character("symbols", _symbol), 1),
     "words": (_word, 2),
     "pairs": (_squeezed, 2),
     "crossed out": (_crossed_out, 1),

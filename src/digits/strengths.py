@@ -14,18 +14,12 @@ from digits.corruptions import SIDE, Generators, blurred, corrupt, turn, warped
 
 @dataclass(frozen=True)
 class Curve:
-    """A change with a strength.
+    """A change with a strength."""
 
-    Args:
-        unit: of the strength, for the axis.
-        strengths: that are tried, rising.
-        nothing: the strength that leaves an image as it is.
-        change: takes images (N, C, H, W) in [0, 1], a generator for each, the strength, and whether the ground is dark.
-    """
-
-    unit: str
-    strengths: Sequence[float]
-    nothing: float
+    unit: str  # of the strength, for the axis
+    strengths: Sequence[float]  # that are tried, rising
+    nothing: float  # the strength that leaves an image as it is
+    # Takes images (N, C, H, W) in [0, 1], a generator for each, the strength, and whether the ground is dark.
     change: Callable[..., np.ndarray]
 
 

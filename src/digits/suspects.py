@@ -23,19 +23,12 @@ FAINT = 16  # levels of 255: an image whose pixels differ less shows nothing
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image that looks wrong.
+    """An image that looks wrong."""
 
-    Args:
-        position: among all images.
-        reason: one of `REASONS`.
-        value: what was measured; None for a blank one and for a duplicate.
-        twin: position of the image that it repeats.
-    """
-
-    position: int
-    reason: str
-    value: float | None = None
-    twin: int | None = None
+    position: int  # among all images
+    reason: str  # one of `REASONS`
+    value: float | None = None  # what was measured; None for a blank one and for a duplicate
+    twin: int | None = None  # position of the image that it repeats
 
 
 BLANK, DUPLICATE, NEAR, OUTLIER = REASONS = ("blank", "duplicate", "near-duplicate", "outlier")
@@ -84,9 +77,7 @@ def blanks(images: np.ndarray) -> list[Suspect]:
 def duplicates(images: np.ndarray, left_out: set[int]) -> list[Suspect]:
     """Images (N, C, H, W), uint8, that are equal to an earlier one, with the first of these.
 
-    Args:
-        images: all.
-        left_out: positions of images that are not looked at, as blank ones.
+    Nothing is compared with the images at the positions `left_out`, such as blank ones.
     """
     first: dict[str, int] = {}
     hashes = image_hashes(torch.from_numpy(images))
@@ -97,12 +88,8 @@ def duplicates(images: np.ndarray, left_out: set[int]) -> list[Suspect]:
 def near_duplicates(pixels: np.ndarray, least: float, left_out: set[int]) -> list[Suspect]:
     """Images whose pixels correlate with an earlier one's by `least` or more, with the most alike of these.
 
-    Only the `NEIGHBOURS` that are nearest by their components are looked at; among these none is missed.
-
-    Args:
-        pixels: (N, D), of all images.
-        least: a correlation above 0.
-        left_out: positions of images that are not looked at, as blank ones and duplicates.
+    Only the `NEIGHBOURS` that are nearest by their components are looked at; among these none is missed. `pixels` are
+    (N, D), `least` is above 0.
     """
     kept = np.array([i for i in range(len(pixels)) if i not in left_out], dtype=int)
     if len(kept) < 2:
@@ -130,11 +117,7 @@ def outliers(places: np.ndarray, target: np.ndarray, most: int, left_out: set[in
     Measured by scikit-learn's local outlier factor (Breunig et al., SIGMOD 2000): how much sparser an image's
     neighbourhood is than those of its neighbours; about 1 for an image among its like.
 
-    Args:
-        places: (N, K), the images' components.
-        target: (N,), classes.
-        most: images of each class.
-        left_out: positions of images that are not looked at.
+    `places` are the images' components (N, K).
     """
     found = []
     usable = np.array([i not in left_out for i in range(len(target))], dtype=bool)

@@ -21,14 +21,9 @@ log = logging.getLogger(__name__)
 def tune(
     cfg: DictConfig, run: Run, data: DigitsDataModule, trainer: L.Trainer, make_classifier: Callable[[], Classifier]
 ) -> None:
-    """Finds what the config asks for, and writes it into the config, as if it had been given.
+    """Finds what the config asks for, and writes it into the config and the data, as if it had been given.
 
-    Args:
-        cfg: with `find_batch_size` and `find_lr`.
-        run: whose folder gets `find_lr.png`.
-        data: its `batch_size` becomes what is found.
-        trainer: whose device and precision count.
-        make_classifier: makes a new one for each search.
+    The device and precision of `trainer` count; the run's folder gets `find_lr.png`.
 
     Raises:
         UserError: if there is nothing to find, or several processes are to train.
@@ -64,12 +59,7 @@ def tune(
 def find_batch_size(classifier: Classifier, data: DigitsDataModule, trainer: L.Trainer) -> int | None:
     """The largest training batch that fits into memory: `data.batch_size` times a power of two, at most 8,192.
 
-    None if not even `data.batch_size` fits.
-
-    Args:
-        classifier: trained a few steps for each size: not to be used afterwards.
-        data: its `batch_size` is changed.
-        trainer: made by `probe`.
+    None if not even `data.batch_size`, which is changed, fits. The classifier is trained: not to be used afterwards.
     """
     start = data.batch_size
     tried = Tuner(trainer).scale_batch_size(
@@ -88,13 +78,9 @@ def find_lr(
     losses show no such rate.
 
     With it come the rates that were tried, `lr`, and the running mean of the training loss at each, `loss`.
+    The classifier is trained: not to be used afterwards.
 
     Source: Smith, Cyclical Learning Rates for Training Neural Networks, https://arxiv.org/abs/1506.01186.
-
-    Args:
-        classifier: trained 100 steps: not to be used afterwards.
-        data: what to train on.
-        trainer: made by `probe`.
     """
     classifier.lr = 0.0  # the tuner looks for an attribute of this name
     classifier.check_finite = False  # the search continues until the loss diverges

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    validate_call,
+)
 
 from digits.errors import UserError
 from digits.targets import packages
@@ -29,9 +38,25 @@ def _as_name(value: Any) -> str:
     return str(value)
 
 
+def _as_list(value: Any) -> Any:
+    """A single value stands for a list of it."""
+    return value if value is None or isinstance(value, list) else [value]
+
+
 Trust = Annotated[list[str], BeforeValidator(packages)]  # packages of which a checkpoint may name code
 Name = Annotated[str, BeforeValidator(_as_name)]  # from what YAML makes of it: 5 is one
+AsList = BeforeValidator(_as_list)
+Names = Annotated[list[Name], AsList]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 FilePath = Annotated[Path, AfterValidator(Path.expanduser), BeforeValidator(_as_name), Field(strict=False)]
+
+
+class DataPlace(Settings):
+    """The key `data` of a command that finds the data by its checkpoint."""
+
+    root: FilePath | None
+
+
 S = TypeVar("S", bound=Settings)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,10 +99,10 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def problem_of(model: type[BaseModel], content: Any, prefix: str) -> str | None:
-    """What is wrong with content that comes from a file, in one line; None if it fits the model."""
+def problem_of(kind: type, content: Any, prefix: str, strict: bool | None = None) -> str | None:
+    """What is wrong with content that should be of a kind, such as a model of settings, in one line; None if it is."""
     try:
-        model.model_validate(content)
+        TypeAdapter(kind).validate_python(content, strict=strict)
     except ValidationError as error:
         return one_line(error, prefix)
     return None

@@ -413,7 +413,7 @@ def test_metrics_of_ones_own_have_columns(tmp_path: Path) -> None:
         job(tmp_path / str(number), config={"seed": number}, val=0.9, metrics=known, **figures)
     summary = summary_of(tmp_path)
     assert list(summary.metrics) == ["val/acc", "test/acc", "val/kappa", "test/kappa"]
-    assert f"0.8000 ± {statistics.stdev([0.75, 0.85]):.4f}" in summary.markdown
+    assert f"0.8000 ± {statistics.stdev([0.75, 0.85]):.4f}" in summary.markdown("a sweep")
     summary.write_csv(tmp_path / "s.csv")
     [row, _] = csv.DictReader((tmp_path / "s.csv").open())
     assert (row["val/kappa"], row["test/kappa"]) == ("0.75", "0.65")

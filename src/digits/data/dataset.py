@@ -12,21 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """How a data set has its images.
+    """How a data set has its images."""
 
-    Args:
-        image_size: height and width, in pixels.
-        channels: 1 (grey) or 3 (RGB).
-        fit: of the square that the digit's box just fits into, in pixels; None: no normal form is known.
-        centre: what lies in the image's centre: the digit's centre of mass or that of its box; None with `fit`.
-        light_on_dark: whether its pictures are.
-    """
-
-    image_size: int
-    channels: int
-    fit: int | None
-    centre: Literal["mass", "box"] | None
-    light_on_dark: bool
+    image_size: int  # height and width, in pixels
+    channels: int  # 1 (grey) or 3 (RGB)
+    fit: int | None  # side of the square that the digit's box just fits into, in pixels; None: no normal form is known
+    centre: Literal["mass", "box"] | None  # what lies in its middle: the digit's mass or its box; None with `fit`
+    light_on_dark: bool  # whether its pictures are
 
 
 @dataclass(frozen=True)
@@ -34,12 +26,6 @@ class DataSet:
     """A data set at its place on disk. Each subclass is one; `data.dataset=<name>` chooses it.
 
     One of your own needs a `name` and `load`; `data.dataset=mypackage.data.Rings` chooses it.
-
-    Args:
-        root: folder that holds, or will hold, its files.
-        subset: one of `subsets`, if it has any.
-        image_size: height and width in pixels to bring the images to, where they differ; None: as they are.
-        channels: to bring the images to, where they differ: 1 (grey) or 3 (RGB).
     """
 
     name: ClassVar[str]
@@ -57,10 +43,10 @@ class DataSet:
     centre: ClassVar[Literal["mass", "box"] | None] = None  # what lies in the middle; None with `fit`
     light_on_dark: ClassVar[bool] = False
 
-    root: Path = Path("data")
-    subset: str | None = None
-    image_size: int | None = None
-    channels: int = 1
+    root: Path = Path("data")  # folder that holds, or will hold, its files
+    subset: str | None = None  # one of `subsets`, if it has any
+    image_size: int | None = None  # height and width in pixels to bring images to that differ; None: as they are
+    channels: int = 1  # to bring images to that differ: 1 (grey) or 3 (RGB)
 
     @property
     def title(self) -> str:

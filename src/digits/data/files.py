@@ -47,20 +47,13 @@ class DamagedFileError(UserError):
 
 @dataclass(frozen=True)
 class IdxFiles:
-    """The IDX files of a data set, each packed (`name.gz`) or unpacked (`name`), known by their content.
+    """The IDX files of a data set, each packed (`name.gz`) or unpacked (`name`), known by their content."""
 
-    Args:
-        folders: where to look, in this order; downloads go to the first.
-        packed: the published MD5 sum of each `name.gz`.
-        unpacked: the MD5 sum of each unpacked content, by the file's name without `.gz`. A file packed by somebody
-            else has another header, and so another sum.
-        mirrors: addresses to download `name.gz` from.
-    """
-
-    folders: Sequence[Path]
-    packed: Mapping[str, str]
+    folders: Sequence[Path]  # where to look, in this order; downloads go to the first
+    packed: Mapping[str, str]  # the published MD5 sum of each `name.gz`
+    # That of each unpacked content, by the name without `.gz`: a file packed by somebody else has another sum.
     unpacked: Mapping[str, str]
-    mirrors: Sequence[str]
+    mirrors: Sequence[str]  # addresses to download `name.gz` from
 
     def read(self) -> list[np.ndarray]:
         """The array in each file, in the order of `unpacked`.

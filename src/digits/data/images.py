@@ -45,6 +45,13 @@ class TensorImages(Dataset):
         """The same images and targets on a device."""
         return TensorImages(self.images.to(device), self.target.to(device), self.index, files=self.files)
 
+    @classmethod
+    def joined(cls, parts: "Sequence[TensorImages]") -> "TensorImages":
+        """The images of several, one after the other; all have files, or none has."""
+        files = None if parts[0].files is None else np.concatenate([part.files for part in parts])
+        tensors = ([part.images, part.target, part.index] for part in parts)
+        return cls(*map(torch.cat, zip(*tensors, strict=True)), files=files)
+
     def subset(self, indices: np.ndarray) -> "TensorImages":
         files = None if self.files is None else self.files[indices]
         return TensorImages(*self.__getitems__(indices), self.index[torch.as_tensor(indices)], files=files)

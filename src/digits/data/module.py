@@ -217,10 +217,9 @@ class DigitsDataModule(L.LightningDataModule):
         form = Form(size, int(train.images.shape[1]), fit, kind.centre, kind.light_on_dark)
         rng = np.random.default_rng((self.options.seed, count))
         images, target = character_images(class_names, count, typed, form, train.images[:1000].numpy(), rng)
-        added = torch.from_numpy(images), torch.from_numpy(target), torch.full((count,), -1)  # in no data set's order
-        parts = zip((train.images, train.target, train.index), added, strict=True)
-        files = None if train.files is None else np.concatenate([train.files, np.full(count, "")])
-        return TensorImages(*(torch.cat(part) for part in parts), files=files)
+        index, files = torch.full((count,), -1), None if train.files is None else np.full(count, "")  # in no own order
+        added = TensorImages(torch.from_numpy(images), torch.from_numpy(target), index, files=files)
+        return TensorImages.joined([train, added])
 
     def _fall_back(self, reason: MissingFileError) -> None:
         stand_in = self.data_set.stand_in
@@ -328,10 +327,7 @@ class DigitsDataModule(L.LightningDataModule):
 def taught(data: "DigitsDataModule | OwnDataModule", images: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """What a training batch has besides its images: its target; with a teacher, which makes it soft, the true one too.
 
-    Args:
-        data: with a teacher or without.
-        images: (B, C, H, W) in [0, 1], augmented and mixed.
-        target: (B,) or (B, num_classes).
+    The images (B, C, H, W) in [0, 1] are augmented and mixed, the target is (B,) or (B, num_classes).
     """
     if data.teacher is None:
         return (target,)

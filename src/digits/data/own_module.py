@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
@@ -456,16 +457,11 @@ def known_targets(dataset: Any) -> Tensor | None:
 @contextmanager
 def fixed_random_numbers() -> Iterator[None]:
     """The same ones on the CPU each time; the run's own stay as they are."""
-    states = np.random.get_state(), random.getstate()  # noqa: NPY002 - which a user's module may draw from
-    with torch.random.fork_rng(devices=[]):
+    with isolate_rng(include_cuda=False):
         torch.default_generator.manual_seed(0)
-        np.random.seed(0)  # noqa: NPY002
+        np.random.seed(0)  # noqa: NPY002 - which a user's module may draw from
         random.seed(0)
-        try:
-            yield
-        finally:
-            np.random.set_state(states[0])  # noqa: NPY002
-            random.setstate(states[1])
+        yield
 
 
 def _say(line: str) -> None:

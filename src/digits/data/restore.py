@@ -36,11 +36,7 @@ def restore_data(trained: dict[str, Any], **overrides: Any) -> DigitsDataModule:
     checkpoint's images, as `digits.predict` does it.
 
     Without an override of `root`, it is DIGITS_DATA, else where training found the data, else `data`; for an
-    `image_folder`, which DIGITS_DATA does not hold, where training found it.
-
-    Args:
-        trained: the settings of the data in a checkpoint.
-        overrides: arguments of `DigitsDataModule`; None counts as not given.
+    `image_folder`, which DIGITS_DATA does not hold, where training found it. An override of None is none.
 
     Raises:
         UserError: if the data cannot be had, the checkpoint's network has seen it all in training, or classes or

@@ -4,25 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
 from digits.data.datasets import named
 from digits.model_facts import LARGEST_IMAGE, Centre, Fit, Mean, Std
-from digits.validation import Settings, as_typed
-
-
-def _as_list(value: Any) -> Any:
-    """A single number stands for one for each channel."""
-    return value if value is None or isinstance(value, list) else [value]
+from digits.validation import AsList, Seed, Settings, as_typed
 
 
 def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # images, or a fraction of all that are there to be cut
 Folds = Annotated[int, Field(ge=2)]
 Pixels = Annotated[int, Field(ge=1, le=LARGEST_IMAGE)]
@@ -39,7 +31,7 @@ class _Kept(Settings):
     split_seed: Seed
     test_size: Size | None
     folds: Folds | None
-    fold: Count
+    fold: NonNegativeInt
     channels: Channels
     mean: Means | None
     std: Stds | None
@@ -68,9 +60,9 @@ class DataSettings(_Kept):
     root: Annotated[str | None, BeforeValidator(_as_text)] = "data"  # folder that holds, or will hold, its files
     subset: str | None = None  # of emnist
     offline_fallback: bool | None = None  # None: for a data set that has a stand-in
-    batch_size: Positive = 100
-    eval_batch_size: Positive = 250
-    num_workers: Count = 0
+    batch_size: PositiveInt = 100
+    eval_batch_size: PositiveInt = 250
+    num_workers: NonNegativeInt = 0
     on_device: bool | None = None  # None: where a CUDA device trains, no workers load, and a quarter of it has room
     pin_memory: bool | None = None  # None: where there is a CUDA device
     persistent_workers: bool = True
@@ -79,13 +71,13 @@ class DataSettings(_Kept):
     val_size: Size | None = None  # 0: none; None: a tenth, at most 5,000 images
     test_size: Size | None = None  # where test images have to be cut; None: as for `val_size`
     folds: Folds | None = None
-    fold: Count = 0
-    typed: Count = 0  # images of the classes' names in fonts, added to the training images
+    fold: NonNegativeInt = 0
+    typed: NonNegativeInt = 0  # images of the classes' names in fonts, added to the training images
     image_size: Pixels | None = 28  # of an image_folder: height and width to bring its images to; None: theirs
     channels: Channels = 1  # of an image_folder: to bring its images to
     # Subtracted from the pixels in [0, 1], and what these are then divided by; None: those of the training split.
-    mean: Annotated[Means | None, BeforeValidator(_as_list)] = Field([0.1307])
-    std: Annotated[Stds | None, BeforeValidator(_as_list)] = Field([0.3081])
+    mean: Annotated[Means | None, AsList] = Field([0.1307])
+    std: Annotated[Stds | None, AsList] = Field([0.3081])
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         data_set = named(self.dataset)
@@ -119,7 +111,7 @@ class TrainedData(_Kept):
     """
 
     root: str
-    val_size: Count
+    val_size: NonNegativeInt
     image_size: Pixels
     mean: Means
     std: Stds

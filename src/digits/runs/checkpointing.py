@@ -89,10 +89,6 @@ class LastCheckpoint(CheckpointCallback):
 
     It is saved when an epoch starts, when training ends, and between two steps of the optimizer once `every_seconds`
     have passed, or a signal asks for the end.
-
-    Args:
-        run: the run.
-        every_seconds: between two checkpoints within an epoch.
     """
 
     def __init__(self, run: Run, every_seconds: float = 60.0) -> None:
@@ -250,13 +246,8 @@ def load_best(classifier: "Classifier", trainer: L.Trainer, run: Run, fit_gate: 
     """Loads the weights to test, finds out how sure their answers are, and records which they are with their figures.
 
     They are those of the best checkpoint, else of the last one; where none was saved, as training left them. The
-    checkpoint gets what says how sure its answers are.
-
-    Args:
-        classifier: that was trained.
-        trainer: that trained it.
-        run: its run.
-        fit_gate: `digits.rejection.fit_gate` with its settings; None: no gate is fitted.
+    checkpoint gets what says how sure its answers are. Without `fit_gate` (that of `digits.rejection` with its
+    settings) no gate is fitted.
     """
     # Of several processes, the first one saves.
     path = trainer.strategy.broadcast(

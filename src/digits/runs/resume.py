@@ -30,11 +30,7 @@ def asked_folder(arguments: Sequence[str]) -> str | None:
 
 
 def resume_arguments(arguments: Sequence[str], asked: str) -> list[str]:
-    """The command line that resumes a run, with the folder in full.
-
-    Args:
-        arguments: the command line.
-        asked: the run's folder, or `last`: the newest one under log_dir.
+    """The command line that resumes a run, with the folder in full. `last` asks for the newest one under log_dir.
 
     Raises:
         UserError: if there is no such run, or an override would make it another experiment.

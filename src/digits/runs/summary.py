@@ -1,6 +1,5 @@
 """A table of runs: what differs between them, how good each configuration is over its seeds, which is the best."""
 
-import csv
 import math
 import shlex
 import shutil
@@ -16,8 +15,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from digits.atomic import atomic_write
-from digits.console import as_text
+from digits.atomic import atomic_write, write_csv
+from digits.console import as_text, rendered
 from digits.errors import UserError
 from digits.metrics import EVALUATION, LOSS, OBJECTIVE, MetricEntry, logged, recorded
 from digits.runs.differences import REPEATED, Differences, flat, settings_of
@@ -31,15 +30,10 @@ NO_CONFIG = f"its {CONFIG} is missing or damaged"
 
 @dataclass(frozen=True)
 class Job:
-    """A run as a table shows it.
+    """A run as a table shows it."""
 
-    Args:
-        run: its folder.
-        name: what to call it: its path within the folder that was asked about; a sweep's job has its number.
-    """
-
-    run: Run
-    name: str
+    run: Run  # its folder
+    name: str  # what to call it: its path within the folder that was asked about; a sweep's job has its number
 
     @cached_property
     def status(self) -> str:
@@ -216,38 +210,28 @@ class Summary:
             lines += [self._headline(one), *(f"  {name + ':':<12}{value}" for name, value in self._facts(one))]
         return "\n".join([*lines, self._choice])
 
-    @property
-    def markdown(self) -> str:
+    def markdown(self, title: str) -> str:
+        """As a page, by the template `summary.md`."""
         header, *rows = self._table()
-        counts = Counter(job.status for job in self.jobs)
         typed = [job.run.overrides for job in self.jobs]
-        shared = [one for one in typed[0] if all(one in others for others in typed)] if typed else []
-        devices = {
-            f"{job.run.facts['device']}, {job.run.facts.get('precision')}": None
-            for job in self.jobs
-            if "device" in job.run.facts
-        }
-        lines = [f"{len(self.jobs)} jobs: {', '.join(f'{count} {status}' for status, count in counts.items())}.", ""]
-        lines += [f"- differing: `{key}`: {', '.join(values)}" for key, values in self.differing.items()]
-        lines += [f"- the same in all: {' '.join(f'`{one}`' for one in shared) or 'the defaults'}"]
-        lines += [f"- data set: {', '.join(self.data_sets) or 'none was loaded'}"]
-        lines += [f"- device: {'; '.join(devices) or 'not known'}", ""]
-        if rows:
-            lines += ["## Configurations, best first", "", *_markdown_table(header, *rows), ""]
-            lines += [f"Accuracies: mean ± sample standard deviation over the {header[-2]}.", ""]
-            lines += [line for note in self._notes() for line in (note, "")]
-        if self.incomplete:
-            header = ["job", "settings", "status", "error"]
-            lines += ["## Not in the table", "", *_markdown_table(header, *self._incomplete_rows()), ""]
-        for one in self.best:
-            facts = self._facts(one)
-            lines += [
-                f"## {self._headline(one)}",
-                "",
-                *(f"- {name}: {value}" for name, value in facts if name != "again"),
-            ]
-            lines += ["", "```bash", *(value for name, value in facts if name == "again"), "```", ""]
-        return "\n".join([*lines, self._choice, ""])
+        facts = [job.run.facts for job in self.jobs if "device" in job.run.facts]
+        return rendered(
+            "summary.md",
+            {"cell": lambda text: " ".join(text.split()).replace("|", r"\|")},
+            title=title,
+            jobs=self.jobs,
+            counts=Counter(job.status for job in self.jobs),
+            differing=self.differing,
+            shared=[one for one in typed[0] if all(one in others for others in typed)] if typed else [],
+            data_sets=self.data_sets,
+            devices=dict.fromkeys(f"{one['device']}, {one.get('precision')}" for one in facts),
+            header=header,
+            rows=rows,
+            notes=self._notes(),
+            incomplete=self._incomplete_rows(),
+            best=[(self._headline(one), self._facts(one)) for one in self.best],
+            choice=self._choice,
+        )
 
     @property
     def _choice(self) -> str:
@@ -301,8 +285,12 @@ class Summary:
         """Name, settings, status and error."""
         return [[job.name, _joined(self._settings(job)), job.status, job.error] for job in self.incomplete]
 
+    def _others(self, one: Configuration) -> list[Configuration]:
+        """Those that a configuration compares with."""
+        return [other for other in self.configurations if other.dataset == one.dataset and other is not one]
+
     def _headline(self, one: Configuration) -> str:
-        others = [other for other in self.configurations if other.dataset == one.dataset and other is not one]
+        others = self._others(one)
         if all(len(each.jobs) == 1 for each in (one, *others)):
             return f"Best job by val/acc on {one.dataset}: {one.jobs[0].name}"
         if not others:
@@ -311,7 +299,7 @@ class Summary:
 
     def _facts(self, one: Configuration) -> list[tuple[str, str]]:
         """What to say of a best configuration, by name; a name may come several times."""
-        others = [other for other in self.configurations if other.dataset == one.dataset and other is not one]
+        others = self._others(one)
         count, counts = len(one.values(OBJECTIVE)), {len(other.values(OBJECTIVE)) for other in others}
         elsewhere = f"; others: {', '.join(map(str, sorted(counts)))}" if counts - {count} else ""
         n = f" (n = {count}{elsewhere})" if count > 1 or elsewhere else ""
@@ -328,19 +316,15 @@ class Summary:
 
     def write_csv(self, path: Path) -> None:
         """Writes a row for each run, with a column for each setting that differs; accuracies in [0, 1]."""
-        several = len(self.data_sets) > 1
-        names = [*self.metrics, *FACTS]
-        with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            named = ["name"] if any(job.run.facts.get("name") for job in self.jobs) else []
-            writer.writerow(["job", *named, *self.differing, *(["dataset"] if several else []), *names, "folder"])
-            for job in self.jobs:
-                settings = self._settings(job)
-                facts = job.run.facts | {"status": job.status, "error": job.error}
-                data = [job.run.dataset] if several else []
-                values = [*(facts.get(key) for key in named), *(settings.get(key) for key in self.differing), *data]
-                values += [facts.get(name) for name in names]
-                writer.writerow([job.name, *values, job.run.folder])
+        several, named = len(self.data_sets) > 1, any(job.run.facts.get("name") for job in self.jobs)
+        rows = []
+        for job in self.jobs:
+            facts, settings = job.run.facts | {"status": job.status, "error": job.error}, self._settings(job)
+            row = {"job": job.name, **({"name": facts.get("name")} if named else {})}
+            row |= {key: settings.get(key) for key in self.differing}
+            row |= {"dataset": job.run.dataset} if several else {}
+            rows.append(row | {name: facts.get(name) for name in (*self.metrics, *FACTS)} | {"folder": job.run.folder})
+        write_csv(path, rows)
 
     def write_figure(self, path: Path, title: str) -> None:
         """Draws the accuracies, of the best configurations where there are many; nothing where there is none."""
@@ -399,7 +383,7 @@ def write_summary(folder: str | Path) -> Summary:
     summary = Summary(read_runs(folder))
     summary.write_csv(folder / "summary.csv")
     with atomic_write(folder / "summary.md") as part:
-        part.write_text(f"# {title}\n\n{summary.markdown}", encoding="utf-8")
+        part.write_text(summary.markdown(title), encoding="utf-8")
     summary.write_figure(folder / "summary.png", title)
     return summary
 
@@ -418,8 +402,3 @@ def _runs(count: int) -> str:
 
 def _joined(settings: Mapping[str, str]) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items()) or "the same in all"
-
-
-def _markdown_table(header: list[str], *rows: list[str]) -> list[str]:
-    escaped = ([" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in rows)
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *escaped)]

@@ -118,11 +118,7 @@ def plan_of(folder: Path) -> list[Path]:
 
 
 def resume_sweep_arguments(arguments: Sequence[str], asked: str) -> list[str]:
-    """The command line that resumes the jobs of a sweep, each by its folder.
-
-    Args:
-        arguments: the command line.
-        asked: the sweep's folder, or `last`: the newest one under log_dir.
+    """The command line that resumes a sweep, each job by its folder. `last` asks for the newest one under log_dir.
 
     Raises:
         UserError: if the folder is no sweep's, or an override would make it another sweep.

@@ -28,13 +28,10 @@ def split(overrides: Iterable[Override]) -> tuple[list[str], dict[str, Distribut
     """
     by_key = {override.get_key_element(): override for override in overrides}
     fixed = [str(override.input_line) for override in by_key.values() if not override.is_sweep_override()]
-    swept = {key: override for key, override in by_key.items() if override.is_sweep_override()}
-    problems = [f"{override.input_line}: {problem}" for override in swept.values() if (problem := _problem(override))]
-    if not swept:
-        problems = ["nothing to search: give hydra.sweeper.params, or a sweep such as model.dropout=0.1,0.3"]
-    if problems:
-        raise UserError(problems[0])
-    return fixed, {key: distribution(override) for key, override in swept.items()}
+    space = {key: distribution(override) for key, override in by_key.items() if override.is_sweep_override()}
+    if not space:
+        raise UserError("nothing to search: give hydra.sweeper.params, or a sweep such as model.dropout=0.1,0.3")
+    return fixed, space
 
 
 def distribution(override: Override) -> Distribution:
@@ -42,50 +39,34 @@ def distribution(override: Override) -> Distribution:
 
     `a,b` and `choice(a, b)` are categories. `range(start, stop, step)` is numbers below stop, as in Python.
     `interval(low, high)` is real numbers and `int(interval(low, high))` whole ones, both including their ends.
+
+    Raises:
+        UserError: for a sweep without values, in Optuna's words.
     """
     sweep: Any = override.value()
-    log = _is_log(sweep)
-    match sweep:
-        case RangeSweep():
-            low, high, step = _ends(sweep)
-            if all(isinstance(number, int) for number in (sweep.start, sweep.stop, sweep.step)):
-                return IntDistribution(int(low), int(high), log=log, step=int(step))
-            return FloatDistribution(float(low), float(high), log=log, step=None if log else float(step))
-        case IntervalSweep(start=int() | float() as low, end=int() | float() as high):
-            if isinstance(low, int) and isinstance(high, int):
-                return IntDistribution(low, high, log=log)
-            return FloatDistribution(low, high, log=log)
-    return CategoricalDistribution([_category(choice) for choice in _choices(override)])
-
-
-def _problem(override: Override) -> str | None:
-    """Why a sweep has no values."""
-    sweep: Any = override.value()
-    match sweep:
-        case RangeSweep() if not sweep.step:
-            return "its step is 0"
-        case RangeSweep():
-            low, high, step = _ends(sweep)
-            if low > high:
-                return "the range is empty"
-            if _is_log(sweep) and low <= 0:
-                return f"a logarithmic range has to start above 0, not at {low}"
-            return "a logarithmic range has no step: use an interval" if _is_log(sweep) and step != 1 else None
-        case IntervalSweep(start=int() | float() as low, end=int() | float() as high):
-            if low >= high:
-                return f"{low} is not below {high}"
-            return f"a logarithmic interval has to start above 0, not at {low}" if _is_log(sweep) and low <= 0 else None
-    return None if _choices(override) else "there is nothing to choose from"
-
-
-def _is_log(sweep: Any) -> bool:
-    return "log" in getattr(sweep, "tags", ())
+    log = "log" in getattr(sweep, "tags", ())
+    try:
+        match sweep:
+            case RangeSweep():
+                low, high, step = _ends(sweep)
+                if all(isinstance(number, int) for number in (sweep.start, sweep.stop, sweep.step)):
+                    return IntDistribution(int(low), int(high), log=log, step=int(step))
+                return FloatDistribution(float(low), float(high), log, None if log and step == 1 else float(step))
+            case IntervalSweep(start=int() | float() as low, end=int() | float() as high):
+                if isinstance(low, int) and isinstance(high, int):
+                    return IntDistribution(low, high, log=log)
+                return FloatDistribution(low, high, log=log)
+        return CategoricalDistribution([_category(choice) for choice in _choices(override)])
+    except ValueError as error:
+        raise UserError(f"{override.input_line}: {error}") from error
 
 
 def _ends(sweep: RangeSweep) -> tuple[Decimal, Decimal, Decimal]:
     """Lowest and highest number of a range, and the distance between two; an empty one has the lowest above."""
     # By their text: as decimal fractions, 0.1 and its multiples are exact.
     start, stop, step = (Decimal(str(number)) for number in (sweep.start, sweep.stop, sweep.step))
+    if not step:
+        raise ValueError("its step is 0")
     count = math.ceil((stop - start) / step)
     last = start + (count - 1) * step
     return (start, last, step) if step > 0 else (last, start, -step)

@@ -15,13 +15,13 @@ from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BeforeValidator, Field
+from pydantic import Field, NonNegativeInt, PositiveInt
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from digits.errors import UserError
 from digits.search.space import as_overrides
-from digits.validation import Settings
+from digits.validation import Name, Settings
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 log = logging.getLogger(__name__)
@@ -29,23 +29,14 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # the sweeper itself logs 
 
 
 class SearchSettings(Settings):
-    """The settings of a search.
+    """The settings of a search."""
 
-    Args:
-        study_name: names the study in its database, by which a search resumes.
-        storage: URL of the database, see `open_storage`.
-        n_trials: finished trials in the study, from all searches on it together.
-        n_jobs: trials launched at once; the launcher decides how many of them run at once.
-        direction: whether to `maximize` or `minimize` what the task returns.
-        seed: of the draws; the runs have their own `seed`.
-    """
-
-    study_name: Annotated[str, BeforeValidator(lambda name: "" if name is None else str(name)), Field(min_length=1)]
-    storage: str
-    n_trials: Annotated[int, Field(ge=1)]
-    n_jobs: Annotated[int, Field(ge=1)]
-    direction: Literal["maximize", "minimize"]
-    seed: Annotated[int, Field(ge=0)]
+    study_name: Annotated[Name, Field(min_length=1)]  # names the study in its database, by which a search resumes
+    storage: str  # URL of the database, see `open_storage`
+    n_trials: PositiveInt  # finished trials in the study, from all searches on it together
+    n_jobs: PositiveInt  # trials launched at once; the launcher decides how many of them run at once
+    direction: Literal["maximize", "minimize"]  # of what the task returns
+    seed: NonNegativeInt  # of the draws; the runs have their own `seed`
 
 
 class SeededByTrial(BaseSampler):
