@@ -1,5 +1,6 @@
 """Shared fixtures: real digits without a network, MNIST where it is on disk, and the commands run in place."""
 
+import gc
 import importlib
 import json
 import logging
@@ -18,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are divided among the worke
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hydra._internal.hydra import Hydra
 from tensorboard.summary.writer import event_file_writer
 from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, USPS, FashionMNIST
 
@@ -32,6 +34,7 @@ HEAVY = {
 }
 # TensorBoard reads a folder's files by name: of two writers of one second, "9" would come after "10".
 event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
+GET_MODE = Hydra.get_mode
 RELIABILITY = "reliability: "
 SEED = int(os.environ.get("DIGITS_FUZZ_SEED", "1"))  # that one is known to pass: try others
 NOWHERE = "http://127.0.0.1:9/"  # nothing listens there: refused at once
@@ -49,6 +52,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, values in figures.items():
             count, of = (sum(part) for part in zip(*values, strict=True))
             terminalreporter.write_line(f"{count:,} of {of:,} {name}")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: looking through it for garbage would take a tenth of the tests' time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +132,12 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
+def mode_of(hydra: Hydra, config_name: str, overrides: list[str]) -> object:
+    """Hydra composes the whole config to learn whether it asks for a sweep. In configs/, only a search does."""
+    may = any(override.lstrip("+").startswith(("hparams_search", "hydra")) for override in overrides)
+    return GET_MODE(hydra, config_name, overrides) if may else None
+
+
 def call(script: str, *arguments: str) -> int:
     """Runs train.py, eval.py or a digits.<name> in this process, and returns its exit code.
 
@@ -126,6 +145,7 @@ def call(script: str, *arguments: str) -> int:
     """
     before = logging.root.handlers[:]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", mode_of)
         if script == "train" and "DIGITS_TEST_GATES" not in os.environ:
             patch.setattr("digits.build.fit_gate", lambda cfg: None)
         patch.setattr(sys, "argv", [f"{script}.py", *arguments])

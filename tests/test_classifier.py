@@ -25,6 +25,12 @@ def trainer(**settings: object) -> L.Trainer:
     return L.Trainer(accelerator="cpu", enable_model_summary=False, num_sanity_val_steps=0, **(quiet | settings))
 
 
+def linear() -> torch.nn.Module:
+    """For tests that look at targets, losses and learning rates: any network will do."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+
+
 @pytest.fixture(scope="module")
 def fitted() -> Classifier:
     """Trained a little, so that it makes mistakes of all kinds."""
@@ -161,8 +167,7 @@ class Rates(L.Callback):
 
 def rates(scheduler: partial, interval: str = "epoch", frequency: int = 1, **settings: object) -> list[float]:
     seen = Rates()
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))  # only the learning rates matter
-    classifier = Classifier(network, 10, partial(torch.optim.SGD, lr=0.1), scheduler, interval, frequency)
+    classifier = Classifier(linear(), 10, partial(torch.optim.SGD, lr=0.1), scheduler, interval, frequency)
     trainer(**({"max_epochs": 2, "limit_val_batches": 0} | settings), callbacks=[seen]).fit(
         classifier, DigitsDataModule("mnist5k", batch_size=500)
     )
@@ -220,7 +225,7 @@ def test_schedule_without_an_end_to_count_to_is_an_error() -> None:
 def test_plateau_looks_where_there_is_a_new_figure() -> None:
     plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.1, patience=0)
     seen = Rates()
-    classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=1e-12), plateau, monitor="val/loss")
+    classifier = Classifier(linear(), 10, partial(torch.optim.SGD, lr=1e-12), plateau, monitor="val/loss")
     settings = {"max_epochs": 6, "check_val_every_n_epoch": 2, "limit_train_batches": 1, "limit_val_batches": 1}
     trainer(**settings, callbacks=[seen]).fit(classifier, DigitsDataModule("mnist5k", batch_size=500))
     assert seen.seen == pytest.approx([1e-12] * 4 + [1e-13] * 2)
@@ -229,7 +234,7 @@ def test_plateau_looks_where_there_is_a_new_figure() -> None:
 def test_plateau_lowers_the_rate_when_nothing_improves() -> None:
     plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.1, patience=0)
     seen = Rates()
-    classifier = Classifier(CNN(), 10, partial(torch.optim.SGD, lr=1e-12), plateau, monitor="val/loss")
+    classifier = Classifier(linear(), 10, partial(torch.optim.SGD, lr=1e-12), plateau, monitor="val/loss")
     data = DigitsDataModule("mnist5k", batch_size=500)
     trainer(max_epochs=4, limit_train_batches=1, limit_val_batches=1, callbacks=[seen]).fit(classifier, data)
     assert seen.seen == pytest.approx([1e-12, 1e-12, 1e-13, 1e-14])
@@ -252,8 +257,7 @@ def test_argument_out_of_range_is_named(arguments: dict, message: str) -> None:
 
 
 def test_smoothed_targets_are_torchs_and_for_training_only(sample: DigitsDataModule) -> None:
-    torch.manual_seed(0)
-    network = CNN(dropout=0.0)
+    network = linear()
     data = DigitsDataModule("mnist5k", batch_size=4000)
     run = trainer(max_epochs=1, precision="32-true")
     classifier = Classifier(
@@ -276,8 +280,7 @@ def test_mixed_targets_are_torchs_and_the_heavier_class_counts(sample: DigitsDat
         soft = torch.nn.functional.one_hot(target, 10).float()
         return images, (2 * soft + soft.roll(1, dims=1)) / 3  # the rest for the next digit
 
-    torch.manual_seed(0)
-    network = CNN(dropout=0.0)
+    network = linear()
     run = trainer(max_epochs=1, precision="32-true", limit_val_batches=0)
     data = DigitsDataModule("mnist5k", batch_size=4000, mixing=two_thirds)
     run.fit(Classifier(network, 10, partial(torch.optim.SGD, lr=0.0), CONSTANT), data)
@@ -307,6 +310,6 @@ def test_loggers_get_the_loss_of_each_logged_step_once(every: int, together: int
     run = trainer(
         max_epochs=2, limit_train_batches=10, logger=Notes(), log_every_n_steps=every, accumulate_grad_batches=together
     )
-    run.fit(Classifier(CNN(), 10, ADAM, CONSTANT), DigitsDataModule("mnist5k"))
+    run.fit(Classifier(linear(), 10, ADAM, CONSTANT), DigitsDataModule("mnist5k"))
     assert [step for step, _ in logged] == steps
     assert all(0 < value < 3 for _, value in logged)

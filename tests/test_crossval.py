@@ -1,6 +1,8 @@
 """python -m digits.crossval: each image is predicted once, by a network that has not seen it."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -22,6 +24,7 @@ from digits.data.datasets import Mnist5k
 from digits.errors import UserError
 
 SMALL = ["data=mnist5k", "model=fast", "trainer.max_epochs=1", "trainer.limit_train_batches=10", "figures=false"]
+ELSEWHERE = subprocess.run
 
 
 def crossval(*words: str) -> subprocess.CompletedProcess:
@@ -30,14 +33,22 @@ def crossval(*words: str) -> subprocess.CompletedProcess:
     )
 
 
+def here(words: list, **settings: object) -> object:
+    """As `subprocess.run`, but trains in this process, without the seconds of imports."""
+    if Path(words[1]).name != "train.py":
+        return ELSEWHERE(words, **settings)
+    return SimpleNamespace(returncode=call("train", *words[2:]))
+
+
 @pytest.fixture(scope="module")
 def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a cross-validation in three parts, and what it printed."""
-    logs = tmp_path_factory.mktemp("crossval")
-    answer = crossval("folds=3", *SMALL, f"log_dir={logs}")
-    assert answer.returncode == 0, answer.stderr
+    logs, printed = tmp_path_factory.mktemp("crossval"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(subprocess, "run", here)
+        assert cross_validate(["folds=3", *SMALL, f"log_dir={logs}"]) == 0
     [folder] = (logs / "crossval").iterdir()
-    return folder, answer.stdout
+    return folder, printed.getvalue()
 
 
 def test_folds_are_stratified_and_each_image_is_predicted_once(validated: tuple[Path, str]) -> None:
@@ -104,13 +115,6 @@ def test_command_line_that_cannot_work_is_one_line(words: list[str], message: st
 def test_trains_the_folds_that_are_missing(
     validated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = subprocess.run
-
-    def here(words: list, **settings: object) -> object:
-        if Path(words[1]).name != "train.py":
-            return elsewhere(words, **settings)
-        return SimpleNamespace(returncode=call("train", *words[2:]))
-
     folder = shutil.copytree(validated[0], tmp_path / "copy")
     expected = dict(np.load(folder / "out_of_fold.npz"))
     (folder / "out_of_fold.npz").unlink()

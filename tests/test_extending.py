@@ -167,7 +167,7 @@ def test_template_trains_under_its_new_name(tmp_path: Path) -> None:
     (site / "digits.py").write_text("raise ImportError('the old name')\n")
     environment = os.environ | {"PYTHONPATH": f"{clone / 'src'}{os.pathsep}{site}"}
     for command in (
-        "train.py data=mnist5k model=fast trainer.max_epochs=1 figures=false",
+        "train.py data=mnist5k model=fast trainer.max_epochs=1 figures=false rejection.passes=1 rejection.images=500",
         "eval.py",
         "-m myproject.predict images=docs/images/seven.png",
         "-m myproject.export",

@@ -234,11 +234,12 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def fewer_steps(command: str) -> list[str]:
-    """Overrides that shorten a training; `make train` is not shortened."""
+    """Overrides that shorten a training; `make train` is not shortened. The first one draws its figures."""
     if not re.match(r"python (train\.py|-m digits\.crossval)", command) or re.search("resume|--help|debug=", command):
         return []
     epochs = [] if "max_epochs" in command else ["trainer.max_epochs=1"]
     short = [*epochs, *(["rejection=none"] if "train.py" in command else [])]
+    short += ["figures=false"] if command != "python train.py" else []
     return short if "find_lr" in command else [*short, "trainer.limit_train_batches=10"]
 
 

@@ -29,7 +29,7 @@ from digits.data import DigitsDataModule
 from digits.networks import CNN
 
 SHORT = ["data=mnist5k", "trainer.max_epochs=1"]
-FEW = ["model=fast", "trainer.limit_train_batches=5", "figures=false"]
+FEW = ["model=fast", "trainer.limit_train_batches=5", "figures=false", "rejection=none"]
 FIGURES = ("sample_images", "class_distribution", "training_curves", "confusion_matrix", "reliability", "misclassified")
 
 
@@ -173,28 +173,43 @@ def test_what_it_prints(command: Command) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The logs of two processes of one command that were started at once, and what the one in a terminal showed."""
+def two_at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, subprocess.CompletedProcess]:
+    """The logs of two processes of one command that were started at once, and what they printed.
+
+    One of them shows it in a terminal, the other knows no letters but those of ASCII.
+    """
     logs = tmp_path_factory.mktemp("two")
     words = [sys.executable, "train.py", *SHORT, *FEW, f"log_dir={logs}"]
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(PROJECT)
         os.execv(words[0], words)
-    other = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    ascii_only = os.environ | {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    other = subprocess.Popen(
+        words, cwd=PROJECT, env=ascii_only, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     shown = b""
     with contextlib.suppress(OSError):  # Linux's way to say that the other side hung up
         while part := os.read(terminal, 65536):
             shown += part
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, shown
-    _, errors = other.communicate()
+    printed, errors = other.communicate()
     assert other.returncode == 0, errors
-    return logs, shown.decode()
+    return logs, shown.decode(), subprocess.CompletedProcess(words, 0, printed, errors)
 
 
-def test_progress_bar_where_there_is_a_terminal(two_at_once: tuple[Path, str]) -> None:
-    _, shown = two_at_once
+def test_ascii_terminal_gets_the_whole_report(two_at_once: tuple[Path, str, subprocess.CompletedProcess]) -> None:
+    logs, _, answer = two_at_once
+    assert answer.stdout.isascii()
+    assert "Logging error" not in answer.stderr
+    assert "most often confused" in answer.stdout
+    for log in logs.glob("train/runs/*/train.log"):
+        assert "→" in log.read_text(encoding="utf-8")
+
+
+def test_progress_bar_where_there_is_a_terminal(two_at_once: tuple[Path, str, subprocess.CompletedProcess]) -> None:
+    _, shown, _ = two_at_once
     assert "epoch 1: 100%|█" in shown
     assert "epoch  1/1" in shown
 
@@ -204,7 +219,8 @@ def exact(record: dict) -> dict:
 
 
 def test_same_seed_same_metrics_to_the_bit(command: Command) -> None:
-    settings = ["data=mnist5k", "trainer.max_epochs=2", "augmentation=affine", "trainer.limit_train_batches=10"]
+    settings = ["data=mnist5k", "model=fast", "trainer.max_epochs=2", "augmentation=affine"]
+    settings += ["trainer.limit_train_batches=10"]
     first, second = command("train", *settings, "seed=7"), command("train", *settings, "seed=7")
     assert exact(first.record) == exact(second.record)
     columns = [
@@ -236,7 +252,7 @@ def test_same_seed_same_metrics_to_the_bit(command: Command) -> None:
     ids=" ".join,
 )
 def test_override_trains(overrides: list[str], command: Command) -> None:
-    outcome = command("train", *SHORT, "trainer.limit_train_batches=20", *overrides)
+    outcome = command("train", *SHORT, "model=fast", "trainer.limit_train_batches=20", *overrides)
     assert outcome.code == 0, outcome.err
     assert outcome.record["status"] == "completed"
     assert outcome.record["test/acc"] > 0.3
@@ -338,8 +354,8 @@ def test_failed_job_does_not_stop_the_sweep(command: Command) -> None:
     assert status == ["completed", "failed", "completed"]
 
 
-def test_runs_started_at_once_do_not_collide(two_at_once: tuple[Path, str]) -> None:
-    logs, _ = two_at_once
+def test_runs_started_at_once_do_not_collide(two_at_once: tuple[Path, str, subprocess.CompletedProcess]) -> None:
+    logs, _, _ = two_at_once
     folders = list((logs / "train" / "runs").iterdir())
     assert len(folders) == 2
     records = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
@@ -533,7 +549,7 @@ def test_nothing_may_wait_for_a_validation_that_is_not_there(word: str, message:
 
 
 def test_name_and_tags_show_wherever_the_run_does(command: Command) -> None:
-    words = [*SHORT, "trainer.limit_train_batches=1", "name=Größe-2", "tags=[paper,1]"]
+    words = [*SHORT, "model=fast", "trainer.limit_train_batches=1", "name=Größe-2", "tags=[paper,1]"]
     outcome = command("train", *words)
     assert outcome.code == 0, outcome.err
     assert "_Größe-2_" in outcome.folder.name
@@ -549,7 +565,7 @@ def test_name_and_tags_show_wherever_the_run_does(command: Command) -> None:
 
 
 def test_names_may_be_swept_over(command: Command) -> None:
-    outcome = command("train", "-m", *SHORT, "trainer.limit_train_batches=1", "name=a,b/c")
+    outcome = command("train", "-m", *SHORT, "model=fast", "trainer.limit_train_batches=1", "name=a,b/c")
     assert outcome.code == 1
     assert [json.loads((outcome.folder / job / "metrics.json").read_text())["status"] for job in "01"] == [
         "completed",
@@ -584,9 +600,9 @@ def test_sweep_ends_with_a_summary(swept: tuple[Path, str]) -> None:
     assert {"summary.csv", "summary.md", "summary.png"} <= {path.name for path in folder.iterdir()}
 
 
-def test_resumed_sweep_runs_only_what_is_not_done(command: Command) -> None:
-    words = ["optimizer.lr=0.001,0.002", "seed=1,2", *FEW]
-    sweep = command("train", "-m", *SHORT, *words).folder
+def test_resumed_sweep_runs_only_what_is_not_done(swept: tuple[Path, str], command: Command, tmp_path: Path) -> None:
+    sweep = tmp_path / "logs" / "train" / "multiruns" / swept[0].name
+    shutil.copytree(swept[0], sweep)
     before = {job: (sweep / job / "metrics.json").read_text() for job in "0123"}
     record = json.loads(before["1"]) | {"status": "running"}  # as after a kill
     (sweep / "1" / "metrics.json").write_text(json.dumps(record))
