@@ -30,7 +30,7 @@ POINTS = tuple(SEPARATORS.index(sign) + 1 for sign in ".,")
 # larger one no sign.
 SIGN_SIZES = {
     SEPARATORS.index(sign) + 1: sizes
-    for sign, sizes in {".": (0, 0.4), "-": (0.35, math.inf), "+": (0, 0.85), ":": (0.3, math.inf)}.items()
+    for sign, sizes in {".": (0, 0.4), "-": (0.25, math.inf), "+": (0, 0.85), ":": (0.3, math.inf)}.items()
 }
 # Of a mark's height
 TOUCHING = 0.12  # pieces with more between them are of two marks
