@@ -245,7 +245,7 @@ def write(measured: dict[str, dict[str, str]]) -> None:
     rows = {name: dict(measured[name]) for name in measured}
     for name in ROWS.keys() - rows.keys():
         if line := kept.get(_command(name)):
-            cells_ = [cell.strip() for cell in line.strip("| ").split(" | ")]
+            cells_ = [cell.strip() for cell in line.strip()[1:-1].split("|")]
             rows[name] = dict(zip(COLUMNS, [_command(name) + OLDER, *cells_[1:]], strict=True))
     table = markdown([rows[name] for name in ROWS if name in rows])
     remark = f" {OLDER.strip()}: measured with an older version." if rows.keys() - measured.keys() else ""
