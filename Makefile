@@ -4,6 +4,8 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 ARGS ?=
 # The tests of a file run in one process: some build on the results of earlier ones.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+# Without bytecode, each process that the tests start would compile the project anew.
+test test-all: export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval test test-all lint format tensorboard benchmark clean
