@@ -59,8 +59,8 @@ class Recipe:
 
 BASE = Recipe(MEDIUM)
 SHORT = Recipe({"momentum": 0.4, "crop": 2}, 2, 4.4, 256, 0.01, (0.7, 0.9), clean=0)  # epochs of 50,000
-DASH = replace(SHORT, augmentation=None, epochs=0.72, lr=0.02, smoothing=0.2, linear=True)
-DASH = replace(DASH, network=SHORT.network | {"convolutions": [1, 1, 1]})
+ONES = SHORT.network | {"convolutions": [1, 1, 1]}
+DASH = replace(SHORT, network=ONES, augmentation=None, epochs=0.72, lr=0.02, smoothing=0.2, linear=True)
 SLIM = Recipe(TINY | {"widths": [8, 12, 14], "convolutions": [1, 2, 3]}, MILD, 60, lr=0.01)
 RECIPES = {
     "M": BASE,
@@ -92,11 +92,11 @@ RECIPES = {
     "quick, smoothing 0.2": replace(SHORT, smoothing=0.2),
     "speedrun": DASH,
     "speedrun, cosine": replace(DASH, linear=False),
-    "speedrun, not cropped": replace(DASH, network=DASH.network | {"crop": 0}),
+    "speedrun, not cropped": replace(DASH, network=ONES | {"crop": 0}),
     "speedrun, batches of 192": replace(DASH, batch=192),
     "speedrun, no smoothing": replace(DASH, smoothing=0.0),
     "speedrun, a whole epoch": replace(DASH, epochs=1.1),
-    "speedrun, 24 to 96": replace(DASH, network=DASH.network | {"widths": [24, 48, 96]}),
+    "speedrun, 24 to 96": replace(DASH, network=ONES | {"widths": [24, 48, 96]}),
 }
 
 

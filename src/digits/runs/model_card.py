@@ -19,7 +19,9 @@ RESAMPLES = 2_000
 
 def model_card(run: Run, class_names: Sequence[str]) -> str:
     """A run's card as Markdown, by the template `MODEL_CARD.md`; the run's record is complete but for its status."""
-    facts, config, always = run.facts, run.config, OmegaConf.load(CONFIGS / "callbacks" / "default.yaml")
+    facts, config = run.facts, OmegaConf.to_container(run.config)
+    assert isinstance(config, dict)
+    always = OmegaConf.load(CONFIGS / "callbacks" / "default.yaml")
     sizes, typed = facts["split_sizes"], facts.get("typed_images") or 0
     confusion = np.array(facts.get("confusion_matrix", 0))
     tested = "test/acc" in facts
@@ -34,7 +36,7 @@ def model_card(run: Run, class_names: Sequence[str]) -> str:
         "MODEL_CARD.md",
         {"count": "{:,}".format, "described": _described},
         facts=facts,
-        config=OmegaConf.to_container(config),
+        config=config,
         class_names=class_names,
         warnings=warnings(run),
         figures=figures,
@@ -44,7 +46,7 @@ def model_card(run: Run, class_names: Sequence[str]) -> str:
         command=run.command,
         shown=(named(facts["dataset"]).description if ours else "") or f"the images of {facts['data']}",
         checkpoint=run.checkpoint,
-        packages=foreign_packages(OmegaConf.to_container(config)),
+        packages=foreign_packages(config),
     )
 
 
